@@ -1,0 +1,62 @@
+# `make demo` shows what attngen does, `make test` runs everything that needs no GPU. Both make .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+SPECS = $(sort $(wildcard specs/*.yaml))
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: help venv demo test lint test-gpu test-triton golden generated wheel clean
+
+help:
+	@echo "make demo         build specs/sigmoid.yaml, verify the op, show what was made"
+	@echo "make test         linter, types, import layers, tests, and generated/ against specs/"
+	@echo "make test-gpu     the tests that need a GPU"
+	@echo "make test-triton VERSION=3.6.0   the kernel tests under another Triton"
+	@echo "make golden       write the golden files anew; read the difference before you commit it"
+	@echo "make generated    build specs/ into generated/"
+	@echo "make wheel        dist/*.whl"
+
+venv: .venv/.installed
+
+# torch first and alone, so that a CPU build at hand (find-links) is taken before anything asks for another one.
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt hatchling
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $@
+
+demo: venv
+	$(BIN)/attngen build specs/sigmoid.yaml -o demo-out
+	$(BIN)/attngen verify specs/sigmoid.yaml --examples 20
+	$(BIN)/python examples/demo.py demo-out/sigmoid.py
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(PYTEST) -n 2
+	$(BIN)/attngen build --check $(SPECS) -o generated
+
+test-gpu: venv
+	$(PYTEST) tests/gpu
+
+test-triton: venv
+	@test -n "$(VERSION)" || { echo "say which: make test-triton VERSION=3.6.0" >&2; exit 2; }
+	test -d .venv-triton/$(VERSION) || $(BIN)/python -m pip install -q --no-deps --target .venv-triton/$(VERSION) triton==$(VERSION)
+	PYTHONPATH=.venv-triton/$(VERSION) $(PYTEST) tests/kernels
+
+golden: venv
+	$(PYTEST) tests/golden --update-golden
+
+generated: venv
+	$(BIN)/attngen build $(SPECS) -o generated
+
+wheel: venv
+	$(BIN)/python -m hatchling build -t wheel
+
+clean:
+	rm -rf build dist demo-out .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

@@ -1,0 +1,61 @@
+"""From what the user calls a spec, a path or a shipped name, to its text.
+
+A name without a separator and without `.yaml` is a shipped spec; everything else is a path. Nothing is parsed here.
+"""
+
+import difflib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from attngen.diagnostics import Diagnostic, SpecError
+from attngen.paths import data_dir
+
+_SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True, slots=True)
+class SpecText:
+    """A spec as it was read; `path` is what messages call it."""
+
+    path: str
+    text: str
+
+
+def shipped() -> tuple[Path, ...]:
+    """The specs that come with attngen, by name."""
+    return tuple(sorted((data_dir() / "specs").glob("*.yaml")))
+
+
+def read(spec: str | os.PathLike[str]) -> SpecText:
+    """The text of the spec at this path or of this shipped name.
+
+    Raises FileNotFoundError (with a near name, where one is close) or another OSError, and SpecError if it isn't UTF-8.
+    """
+    path = find(spec)
+    try:
+        return SpecText(str(path), path.read_bytes().decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise SpecError((Diagnostic(f"not UTF-8 at byte {error.start}", expected="a text file"),), str(path)) from None
+
+
+def find(spec: str | os.PathLike[str]) -> Path:
+    """The file that holds this spec."""
+    path = Path(spec)
+    if not _is_name(os.fspath(spec)):
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no spec file {path}")
+        return path
+    known = {file.stem: file for file in shipped()}
+    if path.name not in known:
+        raise FileNotFoundError(f"there is no shipped spec '{path.name}'{_hint(path.name, tuple(known))}")
+    return known[path.name]
+
+
+def _is_name(spec: str) -> bool:
+    return not spec.endswith(_SUFFIXES) and os.sep not in spec
+
+
+def _hint(name: str, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean '{near[0]}'?" if near else "; `attngen list` shows them, a path ends in .yaml"
