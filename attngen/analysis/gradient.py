@@ -1,0 +1,151 @@
+"""Gradients: the row adjoints, the gradient of the dot product and of every input.
+
+With dP_j = dO . v_j, statistics r_k = sum_j g_k and weights w:
+
+    dr_k  = sum_j dP_j dw/dr_k + sum_{l>k} dr_l sum_j dg_l/dr_k          (last to first)
+    dqk_j = dP_j dw/dqk + sum_k dr_k dg_k/dqk
+
+The first sum is found without a pass over the keys wherever algebra allows: if w = h(r) f then it is (d log h / dr_k)
+delta, delta = dO . O; if w = sum_t h_t(r) f_t then it is a combination of dO . A_t, of which one follows from delta and
+the others from accumulators that the forward saves. What is left becomes a sum of the backward's prepass.
+"""
+
+from dataclasses import dataclass, field
+
+from attngen.analysis import symbolic as sy
+from attngen.analysis.carries import Carries
+from attngen.analysis.passes import Staged
+from attngen.analysis.stabilize import scaled
+from attngen.analysis.symbolic import ONE, ZERO, Statistic, Sym
+
+DP = sy.symbol("%dp")
+DELTA = sy.symbol("%delta")
+
+
+@dataclass
+class Gradients:
+    """`products`: symbol -> index of the accumulator whose dot product with dO it is; `prepass`: symbol -> summand."""
+
+    adjoints: dict[Sym, Sym] = field(default_factory=dict)
+    products: dict[Sym, int] = field(default_factory=dict)
+    prepass: dict[Sym, Sym] = field(default_factory=dict)
+
+    def sum_over_keys(self, summand: Sym) -> Sym:
+        """A symbol for the sum of `summand`, which may use dP, over the keys of a row."""
+        for symbol, known in self.prepass.items():
+            if known == summand:
+                return symbol
+        symbol = sy.symbol(f"%b{len(self.prepass) + 1}")
+        self.prepass[symbol] = summand
+        return symbol
+
+
+def derive_adjoints(staged: Staged, carries: Carries) -> Gradients:
+    """The adjoint of every statistic, in terms of delta, products and prepass sums."""
+    result = Gradients()
+    for index in reversed(range(len(staged.statistics))):
+        symbol = staged.statistics[index].symbol
+        direct = _direct(symbol, staged, result)
+        later = [_influence(s, symbol, carries, result) for s in staged.statistics[index + 1 :]]
+        result.adjoints[symbol] = sy.attach(direct + sy.Add(*later))
+    return result
+
+
+def _influence(statistic: Statistic, symbol: Sym, carries: Carries, result: Gradients) -> Sym:
+    """dr_l sum_j dg_l/dr_k of a later statistic. The adjoint's exponentials go into the sum, which they keep bounded."""
+    if not sy.uses(statistic.body, [symbol]):
+        return ZERO
+    summand = sy.attach(slope(statistic, symbol, result))
+    total = ZERO
+    for part in sy.Add.make_args(result.adjoints[statistic.symbol]):
+        form = scaled(carries.settled(part))
+        if form.mantissa != 0:
+            total += form.mantissa * result.sum_over_keys(summand * sy.exp(form.exponent))
+    return total
+
+
+def slope(statistic: Statistic, variable: Sym, result: Gradients) -> Sym:
+    """Summand of d statistic / d variable. Ties of amax and amin share it, as in torch."""
+    inner = sy.derivative(statistic.body, variable)
+    if statistic.kind == "sum" or inner == 0:
+        return inner
+    attained = sy.where(sy.eq(sy.attach(statistic.body), statistic.symbol), ONE, ZERO)
+    return inner * attained / result.sum_over_keys(attained)
+
+
+def _direct(symbol: Sym, staged: Staged, result: Gradients) -> Sym:
+    """sum_j dP_j dw/dr."""
+    change = sy.derivative(staged.weights, symbol)
+    if change == 0:
+        return ZERO
+    if any(sy.uses(term.f, [symbol]) for term in staged.terms):
+        return result.sum_over_keys(sy.attach(DP * change))
+    return _by_terms(symbol, staged, result)
+
+
+def _by_terms(symbol: Sym, staged: Staged, result: Gradients) -> Sym:
+    """sum_t dh_t/dr (dO . A_t), with one product eliminated by delta = sum_t h_t (dO . A_t)."""
+    base = _eliminated(staged)
+    total = ZERO
+    for index, term in enumerate(staged.terms):
+        change = sy.derivative(term.h, symbol)
+        if change == 0:
+            continue
+        ratio = log_derivative(term.h, symbol) if index == base else None
+        if ratio is None:
+            total += change * _product(index, staged, result)
+        else:
+            others = [t.h * _product(i, staged, result) for i, t in enumerate(staged.terms) if i != base]
+            total += ratio * (DELTA - sy.Add(*others))
+    return total
+
+
+def _eliminated(staged: Staged) -> int | None:
+    """The term whose product is never needed: the first with a logarithmic derivative."""
+    for index, term in enumerate(staged.terms):
+        if any(log_derivative(term.h, s.symbol) is not None for s in staged.statistics):
+            return index
+    return None
+
+
+def _product(index: int, staged: Staged, result: Gradients) -> Sym:
+    """dO . A_t, from a saved accumulator or, in a staged formula, from the prepass."""
+    if staged.n_passes > 1:
+        return result.sum_over_keys(sy.attach(DP * staged.terms[index].f))
+    symbol = sy.symbol(f"%e{index + 1}")
+    result.products[symbol] = index
+    return symbol
+
+
+def log_derivative(h: Sym, variable: Sym) -> Sym | None:
+    """d log h / dx if h depends on x, and without a pole that h lacks: alpha / Z gives -1 / Z, whatever alpha is."""
+    total = ZERO
+    for factor in sy.Mul.make_args(h):
+        base, exponent = factor.as_base_exp()
+        change = sy.derivative(base, variable)
+        if sy.uses(exponent, [variable]):
+            if factor.func is not sy.exp:
+                return None
+            total += sy.derivative(exponent, variable)
+        elif change != 0:
+            if not (base.is_positive or exponent.is_negative):
+                return None
+            total += exponent * change / base
+    return None if total == 0 else total
+
+
+def gradient_wrt(variable: Sym, staged: Staged, result: Gradients) -> Sym:
+    """The pair's share dP dw/dx + sum_k dr_k dg_k/dx of the gradient of `variable`."""
+    total = DP * sy.derivative(staged.weights, variable)
+    for statistic in staged.statistics:
+        if result.adjoints[statistic.symbol] != 0:
+            total += result.adjoints[statistic.symbol] * slope(statistic, variable, result)
+    return sy.attach(total)
+
+
+def row_share(variable: Sym, staged: Staged) -> Sym | None:
+    """c if dw/dx = c(row) w and no statistic depends on x: then the gradient of x is c delta, with no sum at all."""
+    if any(sy.uses(s.body, [variable]) for s in staged.statistics) or len(staged.terms) != 1:
+        return None
+    (term,) = staged.terms
+    return None if sy.uses(term.f, [variable]) else log_derivative(term.h, variable)

@@ -1,0 +1,120 @@
+"""Passes: which reductions a formula really needs, and in which pass over the keys each can be computed.
+
+Turns the weights with all their nested reductions into primitive row statistics, each a reduction over the keys with
+the number of its pass, and the output's terms. A statistic that depends on an earlier one is rewritten by separation
+where possible; homogeneous stages cancel by themselves, since sympy then divides equal powers. Knows nothing of
+numerical stability.
+"""
+
+from dataclasses import dataclass
+
+from attngen import ir
+from attngen.analysis import symbolic as sy
+from attngen.analysis.separate import PAIR_NAMES, Scope, Term, offset_and_factor, separate
+from attngen.analysis.symbolic import Statistic, Sym
+
+# A term of the output costs a product with the values; recomputing the scores with all statistics known costs one
+# product more than a single term. Three terms are where the second pass begins to pay.
+MOST_OUTPUT_TERMS = 2
+
+
+@dataclass(frozen=True)
+class Staged:
+    """The reductions of a formula in order of their passes; `weights` uses their symbols."""
+
+    statistics: tuple[Statistic, ...]
+    pass_of: dict[Sym, int]  # statistic's symbol -> pass
+    weights: Sym
+    terms: tuple[Term, ...]  # of the output, all accumulated in the last pass
+    score: Sym
+    scope: Scope
+
+    @property
+    def n_passes(self) -> int:
+        return 1 + max([0, *self.pass_of.values(), *(self._pass_needed(t.f) for t in self.terms)])
+
+    def _pass_needed(self, expr: Sym) -> int:
+        return pass_needed(expr, self.pass_of)
+
+
+def pass_needed(expr: Sym, pass_of: dict[Sym, int]) -> int:
+    """The first pass in which every statistic that `expr` uses is known."""
+    return max((pass_of[s] + 1 for s in sy.attach(expr).free_symbols if s in pass_of), default=0)
+
+
+def pair_symbols(normalizer: ir.Normalizer) -> frozenset[Sym]:
+    """Symbols that vary from key to key, with their twins."""
+    names = PAIR_NAMES | {i.name for i in normalizer.inputs if "key" in i.axes}
+    return frozenset(s for name in names for s in (sy.atom(name), sy.twin(sy.atom(name))))
+
+
+def stage(normalizer: ir.Normalizer) -> Staged:
+    """The statistics, their passes and the output's terms of a normalizer."""
+    found = sy.Thawed()
+    score = sy.thaw(normalizer.score, sy.Thawed())
+    weights = sy.thaw(normalizer.weights, found)
+    pair = pair_symbols(normalizer)
+    s = sy.atom("s")
+    scores = {s: score, sy.twin(s): sy.twins_of(score)}
+    primitives = _Primitives(pair)
+    definitions: dict[Sym, Sym] = dict(scores)
+    for statistic in found.statistics.values():
+        value = primitives.value(statistic.kind, sy.spell(statistic.body.xreplace(definitions)))
+        definitions[statistic.symbol] = value
+        definitions[sy.twin(statistic.symbol)] = sy.twins_of(value)
+    weights = sy.spell(weights.xreplace(definitions))
+    return _finish(weights, score, primitives)
+
+
+def _finish(weights: Sym, score: Sym, primitives: "_Primitives") -> Staged:
+    scope = primitives.scope()
+    terms = separate(weights, scope)
+    if sum(not scope.is_row(t.f) for t in terms) > MOST_OUTPUT_TERMS:
+        terms = (Term(sy.ONE, weights),)
+    weights = sy.Add(*(t.h * t.f for t in terms))  # separated, so that what cancels is gone
+    used = _needed(weights, primitives.statistics)
+    pass_of = {s.symbol: primitives.pass_of[s.symbol] for s in used}
+    return Staged(used, pass_of, weights, terms, score, scope)
+
+
+def _needed(weights: Sym, statistics: tuple[Statistic, ...]) -> tuple[Statistic, ...]:
+    """Cancellation leaves statistics that nothing uses any more."""
+    wanted = set(sy.attach(weights).free_symbols)
+    for statistic in reversed(statistics):
+        if statistic.symbol in wanted:
+            wanted |= sy.attach(statistic.body).free_symbols
+    return tuple(s for s in statistics if s.symbol in wanted)
+
+
+class _Primitives:
+    """The primitive statistics found so far."""
+
+    def __init__(self, pair: frozenset[Sym]) -> None:
+        self.pair = pair
+        self.found = sy.Thawed("%z")
+        self.pass_of: dict[Sym, int] = {}
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        return tuple(self.found.statistics.values())
+
+    def scope(self) -> Scope:
+        symbols = [s.symbol for s in self.statistics]
+        return Scope(self.pair, frozenset([*symbols, *map(sy.twin, symbols)]))
+
+    def value(self, kind: str, body: Sym) -> Sym:
+        """The reduction of `body` in terms of primitive statistics."""
+        scope = self.scope()
+        if kind == "sum":
+            return sy.Add(*(t.h * self._sum(t.f) for t in separate(body, scope)))
+        offset, factor, rest = offset_and_factor(body, scope)
+        return offset if rest == 0 else offset + factor * self._primitive(kind, rest)
+
+    def _sum(self, body: Sym) -> Sym:
+        return sy.atom("n") if body == 1 else self._primitive("sum", body)
+
+    def _primitive(self, kind: str, body: Sym) -> Sym:
+        needed = pass_needed(body, self.pass_of)
+        symbol = self.found.reduction(kind, body)
+        self.pass_of[symbol] = needed
+        return symbol

@@ -1,0 +1,52 @@
+"""Readable names for the quantities that the analysis introduced.
+
+Inside the analysis they begin with "%", which no user can write. Here "%lse1" becomes `lse`, or `lse1` beside `lse2`,
+or gets an underscore if the spec has an input of that name.
+"""
+
+import dataclasses
+import re
+from typing import Any, TypeVar
+
+from attngen import ir
+from attngen.analysis.result import Analysis
+
+T = TypeVar("T")
+
+
+def readable_names(analysis: Analysis, normalizer: ir.Normalizer) -> Analysis:
+    taken = {i.name for i in normalizer.inputs} | set(ir.BUILTINS)
+    return _renamed(analysis, _choose(sorted(_found(analysis)), taken))
+
+
+def _choose(marked: list[str], taken: set[str]) -> dict[str, str]:
+    stems = [re.sub(r"\d+$", "", name) for name in marked]
+    chosen: dict[str, str] = {}
+    for name, stem in zip(marked, stems, strict=True):
+        candidate = stem[1:] if stems.count(stem) == 1 else name[1:]
+        while candidate in taken:
+            candidate += "_"
+        taken.add(candidate)
+        chosen[name] = candidate
+    return chosen
+
+
+def _found(node: Any) -> set[str]:
+    if isinstance(node, str):
+        return {node} if node.startswith("%") else set()
+    if isinstance(node, tuple):
+        return set().union(*map(_found, node))
+    if dataclasses.is_dataclass(node):
+        return set().union(*(_found(getattr(node, f.name)) for f in dataclasses.fields(node)))
+    return set()
+
+
+def _renamed(node: T, names: dict[str, str]) -> T:
+    if isinstance(node, str):
+        return names.get(node, node)
+    if isinstance(node, tuple):
+        return tuple(_renamed(child, names) for child in node)  # type: ignore[return-value]
+    if dataclasses.is_dataclass(node) and not isinstance(node, type):
+        changed = {f.name: _renamed(getattr(node, f.name), names) for f in dataclasses.fields(node)}
+        return dataclasses.replace(node, **changed)
+    return node

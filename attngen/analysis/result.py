@@ -1,0 +1,138 @@
+"""What the analysis of a normalizer finds out: formulas again, no sympy objects.
+
+Names in these formulas, beside the builtins and the spec's inputs: pivots, carries and statistics of the passes, `dp`
+(dO . v of one pair), `delta` (dO . O of one row) and the backward's row sums. Nothing here knows of kernels.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from attngen.ir import Expr
+
+Level = Literal["row", "key", "pair"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pivot:
+    """A running maximum of `exponent` over the keys; what is carried relative to it can't overflow."""
+
+    name: str
+    exponent: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Carry:
+    """A row quantity reduced over the keys of one pass.
+
+    A sum with a pivot is carried relative to it: its body contains exp(power * (exponent - pivot)), and when the pivot
+    grows by g, what was carried so far is multiplied by exp(-power * g).
+    """
+
+    name: str
+    kind: Literal["sum", "amax", "amin"]
+    body: Expr
+    pivot: str | None = None
+    power: Fraction = Fraction(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Accumulator:
+    """A sum over the keys of body * v, one row of Dv channels per query."""
+
+    name: str
+    body: Expr
+    pivot: str | None
+    power: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class RowStatistic:
+    """A row statistic by the name under which later passes and the backward use it.
+
+    `meaning` is the reduction as mathematics has it, `value` what it is made of when its pass ends. If `logarithmic`,
+    the name stands for the logarithm of the reduction.
+    """
+
+    name: str
+    meaning: Expr
+    value: Expr
+    logarithmic: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardPass:
+    pivots: tuple[Pivot, ...]
+    carries: tuple[Carry, ...]
+    statistics: tuple[RowStatistic, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """The last pass also holds the accumulators; the output is the sum of factor * accumulator."""
+
+    passes: tuple[ForwardPass, ...]
+    accumulators: tuple[Accumulator, ...]
+    factors: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RowSum:
+    """A reduction over the keys in the backward; `body` may use `dp`."""
+
+    name: str
+    body: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class RowProduct:
+    """dO . A of one row, A being an accumulator that the forward saved."""
+
+    name: str
+    accumulator: str
+
+
+@dataclass(frozen=True, slots=True)
+class InputGradient:
+    """The gradient of one input, before it is summed over the axes that its shape lacks.
+
+    level "row": `value` is a row formula over `sums`; level "key": `value` is to be summed over the queries;
+    level "pair": `value` is the gradient itself.
+    """
+
+    name: str
+    level: Level
+    value: Expr
+    sums: tuple[RowSum, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Backward:
+    """dV_j = sum_i weights dO_i; dqk_ij is the gradient of the dot product, so dQ_i = sum_j dqk k_j.
+
+    `prepass` must be summed over the keys before `dqk` can be evaluated; it is empty when `delta` and `products` do.
+    """
+
+    weights: Expr
+    dqk: Expr
+    uses_delta: bool
+    products: tuple[RowProduct, ...]
+    prepass: tuple[RowSum, ...]
+    inputs: tuple[InputGradient, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Adjoint:
+    """For people: the row adjoint of one statistic, as derived."""
+
+    statistic: str
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    kind: str  # elementwise, ratio, shift-invariant ratio, affine, staged
+    score: Expr
+    forward: Forward
+    backward: Backward
+    adjoints: tuple[Adjoint, ...]

@@ -1,0 +1,142 @@
+"""Stable forms, found by algebra: every quantity as mantissa * exp(exponent), combined without leaving that form.
+
+`scaled` pulls the exponentials out of a formula: exp(x) is (1, x), a product adds exponents, a sum brings its terms to
+their largest exponent, relu and abs let a positive factor through. `plain` puts a formula together again such that
+exponents have met before anything is exponentiated: exp(s) / exp(lse) becomes exp(s - lse). So the row maximum of
+softmax, the virtual key of softmax1 and the shifted form of softpick all follow from the same dozen rules, and nothing
+is ever shifted whose formula doesn't allow it (softplus has no exponential to pull out). The identities are those of
+logarithmic number systems; the running maximum over tiles is Milakov and Gimelshein, arXiv:1805.02867.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from attngen.analysis import symbolic as sy
+from attngen.analysis.symbolic import ONE, ZERO, Sym
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """mantissa * exp(exponent)."""
+
+    mantissa: Sym
+    exponent: Sym
+
+    @property
+    def value(self) -> Sym:
+        return self.mantissa * sy.exp(self.exponent)
+
+
+def scaled(expr: Sym) -> Scaled:
+    """`expr` with its exponentials pulled out as far as the algebra allows."""
+    if not expr.args:
+        return Scaled(expr, ZERO)
+    if expr.func is sy.exp:
+        return Scaled(ONE, plain(expr.args[0]))
+    if expr.is_Mul:
+        factors = [scaled(a) for a in expr.args]
+        exponent = sy.expand_mul(sy.Add(*(f.exponent for f in factors)))
+        return Scaled(sy.Mul(*(f.mantissa for f in factors)), exponent)
+    if expr.is_Pow:
+        base, exponent = scaled(expr.base), plain(expr.exp)
+        return Scaled(base.mantissa**exponent, base.exponent * exponent)
+    if expr.is_Add:
+        mantissas, exponent = _common([scaled(a) for a in expr.args])
+        return Scaled(sy.Add(*mantissas), exponent)
+    return _RULES.get(expr.func, _opaque)(expr)
+
+
+def plain(expr: Sym) -> Sym:
+    """The value of `expr`, spelled so that large exponentials cancel before they are taken."""
+    if not expr.args:
+        return expr
+    if expr.is_Add or expr.is_Mul:
+        return _plain_sum(expr)
+    if expr.is_Pow or expr.func in (sy.exp, sy.log):
+        return scaled(expr).value
+    return expr.func(*map(plain, expr.args))
+
+
+def _plain_sum(expr: Sym) -> Sym:
+    """Terms of equal exponent share one exponential; different ones need no common scale, the sum being final."""
+    groups: dict[Sym, list[Sym]] = {}
+    for term in map(scaled, _addends(expr)):
+        groups.setdefault(sy.expand_mul(term.exponent), []).append(term.mantissa)
+    return sy.Add(*(sy.factor_terms(sy.Add(*mantissas)) * sy.exp(e) for e, mantissas in groups.items()))
+
+
+def _addends(expr: Sym) -> list[Sym]:
+    """The terms of a sum; a product with a factor whose own terms differ in exponent is multiplied out."""
+    if expr.is_Add:
+        return [addend for part in expr.args for addend in _addends(part)]
+    for factor in sy.Mul.make_args(expr):
+        if factor.is_Add and len({sy.expand_mul(scaled(a).exponent) for a in _addends(factor)}) > 1:
+            rest = sy.Mul(*(f for f in expr.args if f is not factor))
+            return [addend for part in _addends(factor) for addend in _addends(rest * part)]
+    return [expr]
+
+
+def _common(terms: list[Scaled]) -> tuple[list[Sym], Sym]:
+    """The mantissas of `terms` at one exponent, the largest of theirs."""
+    exponents = list(dict.fromkeys(sy.expand_mul(t.exponent) for t in terms))
+    if len(exponents) == 1:
+        return [t.mantissa for t in terms], exponents[0]
+    largest = exponents[0]
+    for exponent in exponents[1:]:
+        largest = sy.maximum(*sorted((largest, exponent), key=lambda e: e.sort_key()))
+    return [t.mantissa * sy.exp(t.exponent - largest) for t in terms], largest
+
+
+def _homogeneous(expr: Sym) -> Scaled:
+    inner = scaled(expr.args[0])
+    return Scaled(expr.func(inner.mantissa), inner.exponent)
+
+
+def _sign(expr: Sym) -> Scaled:
+    return Scaled(sy.sign(scaled(expr.args[0]).mantissa), ZERO)
+
+
+def _lattice(expr: Sym) -> Scaled:
+    mantissas, exponent = _common([scaled(a) for a in expr.args])
+    return Scaled(expr.func(*mantissas), exponent)
+
+
+def _where(expr: Sym) -> Scaled:
+    """A branch that is zero takes the other's exponent."""
+    condition, *branches = expr.args
+    terms = [scaled(b) for b in branches]
+    living = [t for t in terms if t.mantissa != 0]
+    if len(living) == 1:
+        terms = [Scaled(t.mantissa, living[0].exponent) for t in terms]
+    mantissas, exponent = _common(terms)
+    return Scaled(sy.where(plain(condition), *mantissas), exponent)
+
+
+def _logarithm(expr: Sym) -> Scaled:
+    inner = scaled(expr.args[0])
+    return Scaled(sy.log(inner.mantissa) + inner.exponent, ZERO)
+
+
+def _expm1(expr: Sym) -> Scaled:
+    """exp(x) - 1 = sign(x) (1 - exp(-|x|)) exp(max(x, 0)): bounded by one and exact near zero."""
+    x = plain(expr.args[0])
+    if x.is_nonpositive:
+        return Scaled(sy.expm1(x), ZERO)
+    return Scaled(-sy.sign(x) * sy.expm1(-sy.absolute(x)), sy.maximum(x, ZERO))
+
+
+def _opaque(expr: Sym) -> Scaled:
+    return Scaled(expr.func(*map(plain, expr.args)), ZERO)
+
+
+_RULES: dict[Any, Callable[[Sym], Scaled]] = {
+    sy.relu: _homogeneous,
+    sy.absolute: _homogeneous,
+    sy.sign: _sign,
+    sy.maximum: _lattice,
+    sy.minimum: _lattice,
+    sy.where: _where,
+    sy.log: _logarithm,
+    sy.expm1: _expm1,
+}

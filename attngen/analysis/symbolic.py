@@ -1,0 +1,364 @@
+"""Formulas as sympy expressions, and back: the one module that imports sympy.
+
+`thaw` turns an `ir.Expr` into a sympy expression in which every reduction has become a symbol, a row statistic;
+`freeze` turns a sympy expression into an `ir.Expr`. Functions with a kink or with a numerically delicate form are
+sympy functions of our own, so that sympy never rewrites them and their derivatives follow torch's conventions
+(relu'(0) = 0, ties of max and min share the gradient). Nothing here calls `simplify`: it would undo stable forms.
+
+# Note [Detached twins]
+`detach(x)` is pushed down to the symbols: each symbol has a twin of the same value whose derivative is nowhere taken.
+After differentiation `attach` puts the originals back.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import sympy as sp
+
+from attngen import ir
+from attngen.diagnostics import Diagnostic, InternalError, SpecError
+
+Sym = Any  # a sympy expression; sympy carries no types
+ZERO, ONE, HALF, PI = sp.S.Zero, sp.S.One, sp.S.Half, sp.pi
+Add, Mul, Pow, Symbol, Rational, Function = sp.Add, sp.Mul, sp.Pow, sp.Symbol, sp.Rational, sp.Function
+exp, log, cancel, expand_mul = sp.exp, sp.log, sp.cancel, sp.expand_mul
+
+
+class RealFunction(sp.Function):  # type: ignore[misc]
+    is_extended_real = True
+    is_real = True
+
+
+class sigmoid(RealFunction):  # noqa: N801 - named as in formulas
+    is_positive = True
+
+    def fdiff(self, argindex: int = 1) -> Sym:
+        return sigmoid(self.args[0]) * (1 - sigmoid(self.args[0]))
+
+
+class softplus(RealFunction):  # noqa: N801
+    is_positive = True
+
+    def fdiff(self, argindex: int = 1) -> Sym:
+        return sigmoid(self.args[0])
+
+
+class expm1(RealFunction):  # noqa: N801
+    def fdiff(self, argindex: int = 1) -> Sym:
+        return exp(self.args[0])
+
+
+class log1p(RealFunction):  # noqa: N801
+    def fdiff(self, argindex: int = 1) -> Sym:
+        return 1 / (1 + self.args[0])
+
+
+class relu(RealFunction):  # noqa: N801
+    is_nonnegative = True
+
+    @classmethod
+    def eval(cls, x: Sym) -> Sym:
+        return x if x.is_nonnegative else None
+
+    def fdiff(self, argindex: int = 1) -> Sym:
+        return where(gt(self.args[0], ZERO), ONE, ZERO)
+
+
+class absolute(RealFunction):  # noqa: N801
+    is_nonnegative = True
+
+    @classmethod
+    def eval(cls, x: Sym) -> Sym:
+        return x if x.is_nonnegative else None
+
+    def fdiff(self, argindex: int = 1) -> Sym:
+        return sign(self.args[0])
+
+
+class sign(RealFunction):  # noqa: N801
+    def fdiff(self, argindex: int = 1) -> Sym:
+        return ZERO
+
+
+class maximum(RealFunction):  # noqa: N801
+    @classmethod
+    def eval(cls, a: Sym, b: Sym) -> Sym:
+        return a if a == b else None
+
+    def fdiff(self, argindex: int = 1) -> Sym:
+        mine, other = self.args[argindex - 1], self.args[2 - argindex]
+        return where(gt(mine, other), ONE, where(eq(mine, other), HALF, ZERO))
+
+
+class minimum(RealFunction):  # noqa: N801
+    @classmethod
+    def eval(cls, a: Sym, b: Sym) -> Sym:
+        return a if a == b else None
+
+    def fdiff(self, argindex: int = 1) -> Sym:
+        mine, other = self.args[argindex - 1], self.args[2 - argindex]
+        return where(gt(other, mine), ONE, where(eq(mine, other), HALF, ZERO))
+
+
+class clip(RealFunction):  # noqa: N801
+    def fdiff(self, argindex: int = 1) -> Sym:
+        x, low, high = self.args
+        inside = and_(ge(x, low), ge(high, x))
+        return where((inside, gt(low, x), gt(x, high))[argindex - 1], ONE, ZERO)
+
+
+class where(RealFunction):  # noqa: N801
+    @classmethod
+    def eval(cls, condition: Sym, a: Sym, b: Sym) -> Sym:
+        return a if a == b else None
+
+    def _eval_is_nonnegative(self) -> Any:
+        return True if self.args[1].is_nonnegative and self.args[2].is_nonnegative else None
+
+    def _eval_is_positive(self) -> Any:
+        return True if self.args[1].is_positive and self.args[2].is_positive else None
+
+    def fdiff(self, argindex: int = 1) -> Sym:
+        return (ZERO, where(self.args[0], ONE, ZERO), where(self.args[0], ZERO, ONE))[argindex - 1]
+
+
+class Condition(RealFunction):
+    def fdiff(self, argindex: int = 1) -> Sym:
+        return ZERO
+
+
+class gt(Condition): ...  # noqa: N801
+class ge(Condition): ...  # noqa: N801
+class eq(Condition): ...  # noqa: N801
+class and_(Condition): ...  # noqa: N801
+class or_(Condition): ...  # noqa: N801
+class not_(Condition): ...  # noqa: N801
+
+
+_THAW: dict[str, Any] = {
+    "add": sp.Add, "sub": lambda a, b: a - b, "mul": sp.Mul, "div": lambda a, b: a / b, "pow": sp.Pow,
+    "neg": lambda a: -a, "exp": sp.exp, "expm1": expm1, "log": sp.log, "log1p": log1p, "sqrt": sp.sqrt,
+    "rsqrt": lambda a: 1 / sp.sqrt(a), "abs": absolute, "sign": sign, "tanh": sp.tanh, "sigmoid": sigmoid,
+    "softplus": softplus, "relu": relu, "silu": lambda a: a * sigmoid(a), "erf": sp.erf, "atan": sp.atan,
+    "sin": sp.sin, "cos": sp.cos, "min": minimum, "max": maximum, "clip": clip, "where": where,
+    "lt": lambda a, b: gt(b, a), "le": lambda a, b: ge(b, a), "gt": gt, "ge": ge, "eq": eq,
+    "ne": lambda a, b: not_(eq(a, b)), "and": and_, "or": or_, "not": not_,
+}  # fmt: skip
+
+_FREEZE: dict[Any, str] = {
+    sp.exp: "exp", expm1: "expm1", sp.log: "log", log1p: "log1p", absolute: "abs", sp.Abs: "abs", sign: "sign",
+    sp.sign: "sign", sp.tanh: "tanh", sigmoid: "sigmoid", softplus: "softplus", relu: "relu", sp.erf: "erf",
+    sp.atan: "atan", sp.sin: "sin", sp.cos: "cos", minimum: "min", maximum: "max", clip: "clip", where: "where",
+    gt: "gt", ge: "ge", eq: "eq", and_: "and", or_: "or", not_: "not",
+}  # fmt: skip
+
+_POSITIVE = frozenset({"d", "n_q", "n_k", "n"})
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A reduction over the keys a row sees. `body` may use the symbols of earlier statistics."""
+
+    symbol: Sym
+    kind: str  # sum, amax, amin
+    body: Sym
+
+
+def symbol(name: str, **assumptions: bool) -> Sym:
+    return sp.Symbol(name, real=True, **assumptions)
+
+
+def atom(name: str) -> Sym:
+    """The symbol of a built-in name or an input."""
+    return symbol(name, positive=True) if name in _POSITIVE else symbol(name)
+
+
+def twin(original: Sym) -> Sym:
+    """See Note [Detached twins]."""
+    return sp.Symbol(original.name + "'", **original.assumptions0)
+
+
+def attach(expr: Sym) -> Sym:
+    """Put the originals in the place of their detached twins."""
+    twins = [s for s in expr.free_symbols if s.name.endswith("'")]
+    return expr.xreplace({s: sp.Symbol(s.name[:-1], **s.assumptions0) for s in twins})
+
+
+@dataclass
+class Thawed:
+    """Reductions met so far, innermost first: (kind, body) -> statistic. Their symbols begin with `prefix`."""
+
+    prefix: str = "r"
+    statistics: dict[tuple[str, Sym], Statistic] = field(default_factory=dict)
+
+    def reduction(self, kind: str, body: Sym) -> Sym:
+        if (kind, body) not in self.statistics:
+            known = {"positive": True} if body.is_positive else {"nonnegative": True} if body.is_nonnegative else {}
+            name = f"{self.prefix}{len(self.statistics) + 1}"
+            self.statistics[kind, body] = Statistic(symbol(name, **known), kind, body)
+        return self.statistics[kind, body].symbol
+
+
+def thaw(expr: ir.Expr, found: Thawed, detached: bool = False) -> Sym:
+    """`expr` as a sympy expression; its reductions become symbols, collected in `found`."""
+    match expr:
+        case ir.Number(value):
+            return sp.Rational(value.numerator, value.denominator)
+        case ir.Name("pi"):
+            return sp.pi
+        case ir.Name(name):
+            return twin(atom(name)) if detached else atom(name)
+        case ir.Apply("detach", (body,)):
+            return thaw(body, found, detached=True)
+        case ir.Reduce():
+            return twins_of(_reduction(expr, found)) if detached else _reduction(expr, found)
+        case ir.Apply(op, args):
+            return _checked(expr, _THAW[op](*(thaw(argument, found, detached) for argument in args)))
+    raise InternalError("not a formula", repr(expr))
+
+
+def twins_of(expr: Sym) -> Sym:
+    return expr.xreplace({s: twin(s) for s in expr.free_symbols if not s.name.endswith("'")})
+
+
+def _reduction(expr: ir.Reduce, found: Thawed) -> Sym:
+    if expr.body is None:
+        return atom("n")
+    body = thaw(expr.body, found)
+    if expr.kind == "mean":
+        return found.reduction("sum", body) / atom("n")
+    return found.reduction(expr.kind, body)
+
+
+def _checked(expr: ir.Apply, value: Sym) -> Sym:
+    if value.has(sp.zoo, sp.nan, sp.oo, -sp.oo) or value.has(sp.I):
+        raise SpecError((Diagnostic("this formula has no finite real value", expr.span),))
+    return value.replace(sp.Abs, absolute) if value.has(sp.Abs) else value
+
+
+def freeze(expr: Sym) -> ir.Expr:
+    """A sympy expression as a formula. Divisions and square roots are spelled as such."""
+    if expr.is_Rational:
+        return ir.Number(Fraction(int(expr.p), int(expr.q)))
+    if expr.is_Symbol:
+        return ir.Name(expr.name)
+    if expr is sp.pi:
+        return ir.Name("pi")
+    if expr is sp.E:
+        return ir.apply("exp", ir.number(1))
+    if expr.is_Add:
+        return _freeze_sum(expr)
+    if expr.is_Mul:
+        return _freeze_product(expr)
+    if expr.is_Pow:
+        return _freeze_power(*expr.args)
+    if expr.func in _FREEZE:
+        return ir.Apply(_FREEZE[expr.func], tuple(freeze(argument) for argument in expr.args))
+    raise InternalError("a sympy expression that the formula language lacks", str(expr))
+
+
+def _freeze_sum(expr: Sym) -> ir.Expr:
+    """Positive terms first, so that a difference reads as one."""
+    terms = sorted(expr.args, key=lambda t: (t.could_extract_minus_sign(), t.sort_key()))
+    plus = [freeze(t) for t in terms if not t.could_extract_minus_sign()]
+    minus = [freeze(-t) for t in terms if t.could_extract_minus_sign()]
+    if not plus:
+        return ir.apply("neg", _nary("add", minus))
+    total = _nary("add", plus)
+    return ir.apply("sub", total, _nary("add", minus)) if minus else total
+
+
+def _freeze_product(expr: Sym) -> ir.Expr:
+    if expr.could_extract_minus_sign():
+        return ir.apply("neg", freeze(-expr))
+    masks = [f for f in expr.args if f.func is where and set(f.args[1:]) == {ZERO, ONE}]
+    if masks:
+        return _freeze_masked(masks[0], expr)
+    factors = sorted(expr.args, key=lambda f: f.sort_key())
+    below = [f for f in factors if f.is_Pow and f.exp.could_extract_minus_sign()]
+    above = [freeze(f) for f in factors if f not in below]
+    numerator = _nary("mul", above) if above else ir.number(1)
+    return ir.apply("div", numerator, _nary("mul", [freeze(1 / f) for f in below])) if below else numerator
+
+
+def _freeze_masked(mask: Sym, product: Sym) -> ir.Expr:
+    """where(c, 1, 0) * x is spelled where(c, x, 0), so that an x that is inf or NaN elsewhere doesn't matter."""
+    condition, a, _ = mask.args
+    rest, zero = freeze(sp.Mul(*(f for f in product.args if f is not mask))), ir.number(0)
+    return ir.apply("where", freeze(condition), *((rest, zero) if a == 1 else (zero, rest)))
+
+
+def _freeze_power(base: Sym, exponent: Sym) -> ir.Expr:
+    if base is sp.E:
+        return ir.apply("exp", freeze(exponent))
+    if exponent.could_extract_minus_sign():
+        return ir.apply("div", ir.number(1), freeze(base**-exponent))
+    if exponent == sp.S.Half:
+        return ir.apply("sqrt", freeze(base))
+    return ir.apply("pow", freeze(base), freeze(exponent))
+
+
+def _nary(op: str, parts: list[ir.Expr]) -> ir.Expr:
+    return parts[0] if len(parts) == 1 else ir.Apply(op, tuple(parts))
+
+
+def spell(expr: Sym) -> Sym:
+    """Spell 1 / (1 + exp(x)), log(1 + exp(x)) and exp(x) - 1 as the functions that compute them without overflow."""
+    if not expr.args:
+        return expr
+    expr = expr.func(*map(spell, expr.args))
+    if expr.is_Add:
+        return _spell_expm1(expr)
+    if expr.is_Pow and expr.exp.is_Integer and expr.exp < 0:
+        x = _one_plus_exp(expr.base)
+        return expr if x is None else sigmoid(-x) ** -expr.exp
+    if expr.is_Mul:
+        return _spell_sigmoid(expr)
+    if expr.func is sp.log:
+        x = _one_plus_exp(expr.args[0])
+        return expr if x is None else softplus(x)
+    if expr.func is log1p and expr.args[0].func is sp.exp:
+        return softplus(expr.args[0].args[0])
+    return expr
+
+
+def _one_plus_exp(expr: Sym) -> Sym:
+    """x if `expr` is 1 + exp(x)."""
+    if expr.is_Add and len(expr.args) == 2:
+        one, other = sorted(expr.args, key=lambda a: not a.is_Number)
+        if one == 1 and other.func is sp.exp:
+            return other.args[0]
+    return None
+
+
+def _spell_expm1(expr: Sym) -> Sym:
+    constant, rest = expr.as_coeff_Add()
+    for term in sp.Add.make_args(rest):
+        plus, minus = term.func is sp.exp, (-term).func is sp.exp
+        if (plus and constant == -1) or (minus and constant == 1):
+            spelled = expm1(term.args[0]) if plus else -expm1((-term).args[0])
+            return rest - term + spelled
+    return expr
+
+
+def _spell_sigmoid(expr: Sym) -> Sym:
+    """exp(x) * sigmoid(-x) = sigmoid(x)."""
+    for factor in expr.args:
+        if factor.func is sigmoid and sp.exp(-factor.args[0]) in expr.args:
+            return expr / factor / sp.exp(-factor.args[0]) * sigmoid(-factor.args[0])
+    return expr
+
+
+def factor_terms(expr: Sym) -> Sym:
+    """Common factors outside; numbers stay where they are."""
+    return sp.factor_terms(expr, clear=False)
+
+
+def derivative(expr: Sym, variable: Sym) -> Sym:
+    return sp.diff(expr, variable)
+
+
+def uses(expr: Sym, symbols: Iterable[Sym]) -> bool:
+    return not expr.free_symbols.isdisjoint(symbols)
