@@ -8,8 +8,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from attngen.diagnostics import Diagnostic, SpecError
 from attngen.paths import data_dir
+from attngen.spec.files import spec_text
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -30,13 +30,10 @@ def shipped() -> tuple[Path, ...]:
 def read(spec: str | os.PathLike[str]) -> SpecText:
     """The text of the spec at this path or of this shipped name.
 
-    Raises FileNotFoundError (with a near name, where one is close) or another OSError, and SpecError if it isn't UTF-8.
+    Raises FileNotFoundError (with a near name, where one is close), and SpecError if the file can't be read as text.
     """
     path = find(spec)
-    try:
-        return SpecText(str(path), path.read_bytes().decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise SpecError((Diagnostic(f"not UTF-8 at byte {error.start}", expected="a text file"),), str(path)) from None
+    return SpecText(str(path), spec_text(path))
 
 
 def find(spec: str | os.PathLike[str]) -> Path:
