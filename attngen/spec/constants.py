@@ -20,8 +20,8 @@ def constant(tree: Syntax) -> Fraction | None:
         case Literal(value):
             return value
         case Operation("neg", (body,)):
-            value = constant(body)
-            return None if value is None else -value
+            positive = constant(body)
+            return None if positive is None else -positive
         case Operation("div", (above, below)):
             top, bottom = constant(above), constant(below)
             return None if top is None or not bottom else top / bottom

@@ -145,7 +145,7 @@ def _lets(reading: Reading, entry: Entry | None, inputs: frozenset[str]) -> tupl
 
 
 def _let_formula(reading: Reading, entry: Entry) -> Formula:
-    if not isinstance(entry.value, Mapping) or entry.value.flow and "root" not in _keys(entry.value):
+    if not isinstance(entry.value, Mapping) or (entry.value.flow and "root" not in _keys(entry.value)):
         return formula(reading, entry, f"let '{entry.key}'")
     found = known_entries(reading, entry.value, f"the root '{entry.key}'", ROOT_FIELDS)
     _check_root(reading, entry, found)
@@ -169,9 +169,7 @@ def _check_root(reading: Reading, entry: Entry, found: dict[str, Entry]) -> None
     if bounds is None:
         return
     if not isinstance(bounds, Sequence) or len(bounds.items) != 2:
-        reading.mistake(
-            "between needs two formulas", bounds.span, "between: [lowest, highest]; quote those with commas"
-        )
+        reading.mistake("between needs two formulas", bounds.span, "[lowest, highest], quoted where they hold commas")
         return
     for item in bounds.items:
         formula(reading, Entry("between", item.span, item), "a bound of between")

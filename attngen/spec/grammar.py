@@ -4,7 +4,7 @@
                | number | name | name "(" [expression {"," expression}] ")" | "(" expression ")"
 
 From loose to tight: or; and; not; one comparison; + and -; * and /; unary -; ** (to the right). Chains of the same
-`+`, `*`, `and`, `or` become one operation with many arguments. Size and nesting are bounded. Names have no meaning here.
+`+`, `*`, `and`, `or` become one operation with many arguments. Size and nesting are bounded. Names mean nothing here.
 """
 
 import keyword

@@ -1,7 +1,7 @@
 """The text of a formula into tokens, each with its place in the spec file.
 
-Tokens are read from the file's own characters, not from what YAML makes of them, so that places are exact in every style
-of YAML scalar; line breaks and indentation inside a formula are white space. Numbers are bounded here.
+Tokens are read from the file's own characters, not from what YAML makes of them, so that places are exact in every
+style of YAML scalar; line breaks and indentation inside a formula are white space. Numbers are bounded here.
 """
 
 import re

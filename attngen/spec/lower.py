@@ -1,5 +1,5 @@
-"""A `RawSpec` into the `ir.Normalizer` that it means: every formula resolved in its scope, lets replaced by their formulas,
-static inputs by their numbers. All mistakes of the file are raised together.
+"""A `RawSpec` into the `ir.Normalizer` that it means: every formula resolved in its scope, lets replaced by their
+formulas, static inputs by their numbers. All mistakes of the file are raised together.
 
 It doesn't know YAML, and it doesn't judge formulas: whether weights can be compiled is the analysis' business.
 """
@@ -23,7 +23,7 @@ _UNREAD = Number(Fraction(0))  # in the place of a formula with a mistake; no no
 def read_spec(text: str, path: str, statics: Mapping[str, str] | None = None) -> Normalizer:
     """The normalizer that a spec's text describes. Raises SpecError with all of its mistakes.
 
-    `path` is the name that messages give to the text. `statics` are values for static inputs, in place of their defaults.
+    `path` is the name that messages give to the text. `statics` are values for static inputs, in place of defaults.
     """
     return lower(parse(text, path), statics or {})
 
@@ -39,7 +39,7 @@ def lower(raw: RawSpec, statics: Mapping[str, str]) -> Normalizer:
 
 @dataclass(slots=True)
 class _Lowering:
-    """The mistakes, the numbers of static inputs and the lets so far; `unsure` are names with a mistake of their own."""
+    """The mistakes, static numbers and lets so far; `unsure` are names with a mistake of their own."""
 
     raw: RawSpec
     mistakes: list[Diagnostic]

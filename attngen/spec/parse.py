@@ -1,7 +1,7 @@
 """The text of a spec file into a `RawSpec`: characters, YAML, fields, and the syntax of the formulas.
 
-Only what makes the file unreadable as a whole is raised here; every other mistake is kept with the `RawSpec`, to be told
-together with those that `lower` finds.
+Only what makes the file unreadable as a whole is raised here; every other mistake is kept with the `RawSpec`, to be
+told together with those that `lower` finds.
 """
 
 from attngen.diagnostics import Diagnostic, SpecError

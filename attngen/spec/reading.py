@@ -1,4 +1,4 @@
-"""Values of a YAML tree into text, truth values, names and formulas; each mistake is added to a list and reading goes on.
+"""Values of a YAML tree into text, truth values, names and formulas; a mistake is added to a list, and reading goes on.
 
 What all fields have in common stands here; which fields there are is told by `fields`.
 """
@@ -15,6 +15,7 @@ from attngen.spec.lexer import FormulaMistake
 from attngen.spec.near import listed, near, quoted
 from attngen.spec.raw import Formula
 from attngen.spec.source import Source, refused
+from attngen.spec.syntax import Syntax
 from attngen.spec.yaml_tree import Entry, Mapping, Node, Scalar, Sequence
 
 CALL_ARGUMENTS = ("query", "key", "value", "is_causal", "scale", "window", "alignment")
@@ -108,7 +109,7 @@ def formula(reading: Reading, entry: Entry, what: str) -> Formula:
     return Formula(_tree(reading, node), node.span)
 
 
-def _tree(reading: Reading, node: Scalar) -> grammar.Syntax | None:
+def _tree(reading: Reading, node: Scalar) -> Syntax | None:
     try:
         return grammar.formula(reading.read, node.start, node.end)
     except FormulaMistake as mistake:

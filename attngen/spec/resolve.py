@@ -1,5 +1,5 @@
-"""The syntax of one formula into an `ir.Expr`: what its names mean, how many arguments its calls take, and whether numbers
-and conditions stand where they may.
+"""The syntax of one formula into an `ir.Expr`: what its names mean, how many arguments its calls take, and whether
+numbers and conditions stand where they may.
 
 It reads one formula in one `Scope`. It doesn't replace lets by their formulas, and it doesn't simplify.
 """
@@ -52,7 +52,7 @@ class Scope:
     """What a formula may use. `elsewhere`: names that exist but not here, and why; `unsure`: names with a mistake of
     their own, which are not told of again."""
 
-    field: str
+    place: str
     names: frozenset[str]
     statics: Mapping[str, Number] = field(default_factory=dict)
     elsewhere: Mapping[str, str] = field(default_factory=dict)
@@ -115,7 +115,7 @@ class _Resolver:
         if tree.id in self.scope.unsure:
             self.unsure = True
         elif tree.id in self.scope.elsewhere:
-            self.wrong(f"'{tree.id}' can't stand in {self.scope.field}", tree.span, self.scope.elsewhere[tree.id])
+            self.misplaced(tree.id, tree.span)
         elif tree.id in FUNCTIONS or tree.id in REDUCTIONS:
             self.wrong(f"'{tree.id}' needs its arguments", tree.span, _form(tree.id))
         else:
@@ -131,9 +131,7 @@ class _Resolver:
             expected = f"{tree.name}, or {tree.name} * (...) for a product"
             self.wrong(f"'{tree.name}' is not a function", tree.name_span, expected)
         elif tree.name in self.scope.elsewhere:
-            self.wrong(
-                f"'{tree.name}' can't stand in {self.scope.field}", tree.name_span, self.scope.elsewhere[tree.name]
-            )
+            self.misplaced(tree.name, tree.name_span)
         else:
             self.unknown("function", tree.name, tree.name_span)
         for arg in tree.args:
@@ -151,9 +149,9 @@ class _Resolver:
         return Apply(tree.name, args, tree.span)
 
     def reduction(self, tree: Call) -> Expr:
-        kind: ReductionKind = REDUCTIONS[REDUCTIONS.index(tree.name)]  # type: ignore[arg-type]
+        kind: ReductionKind = REDUCTIONS[REDUCTIONS.index(tree.name)]
         if not self.scope.reductions:
-            message = f"a reduction can't stand in {self.scope.field}"
+            message = f"a reduction can't stand in {self.scope.place}"
             self.wrong(message, tree.name_span, "reductions over the keys in `weights` and `let`")
         if len(tree.args) != (kind != "count"):
             self.arity(tree, _form(kind))
@@ -164,11 +162,12 @@ class _Resolver:
         count = {0: "no argument", 1: "one argument"}.get(len(tree.args), f"{len(tree.args)} arguments")
         self.wrong(f"'{tree.name}' is called with {count}", tree.span, expected)
 
+    def misplaced(self, name: str, span: Span) -> None:
+        self.wrong(f"'{name}' can't stand in {self.scope.place}", span, self.scope.elsewhere[name])
+
     def unknown(self, what: str, name: str, span: Span) -> None:
         callables = (*FUNCTIONS, *REDUCTIONS)
-        known = (
-            callables if what == "function" else (*sorted(self.scope.names), *sorted(self.scope.statics), *callables)
-        )
+        known = callables if what == "function" else (*sorted({*self.scope.names, *self.scope.statics}), *callables)
         spelling = _SPELLINGS.get(name)
         close = None if spelling else near(name, known)
         expected = spelling or (None if close else self.available(what))
@@ -177,7 +176,7 @@ class _Resolver:
     def available(self, what: str) -> str:
         if what == "function":
             return "a function or reduction of the language, such as exp or sum"
-        return f"a name of {self.scope.field}: {listed(sorted(self.scope.names))}"
+        return f"a name of {self.scope.place}: {listed(sorted(self.scope.names))}"
 
     def wrong(self, message: str, span: Span, expected: str | None, close: str | None = None) -> None:
         self.mistakes.append(Diagnostic(message, span, expected, close))

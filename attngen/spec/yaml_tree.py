@@ -1,8 +1,8 @@
 """YAML text into a small tree of scalars, sequences and mappings, each with its place in the text.
 
-This is the one module that uses PyYAML, and it uses its event parser alone: no YAML type is ever constructed, all scalars
-stay text. What a spec doesn't need is refused as it comes in, before anything is built of it: aliases and anchors, tags,
-merge keys, several documents, keys that aren't text, deep nesting. It doesn't know the fields of a spec.
+This is the one module that uses PyYAML, and it uses its event parser alone: no YAML type is ever constructed, all
+scalars stay text. What a spec doesn't need is refused as it comes in, before anything is built of it: aliases and
+anchors, tags, merge keys, several documents, keys that aren't text, deep nesting. It doesn't know the fields of a spec.
 """
 
 from collections.abc import Iterator
@@ -98,25 +98,29 @@ class _Composer:
                 return self.scalar(event)
             case yaml.SequenceStartEvent():
                 return self.sequence(event, depth)
-            case _:
+            case yaml.MappingStartEvent():
                 return self.mapping(event, depth)
+        raise self.refusal("a value is missing here", event, "a value")
 
     def refuse(self, event: yaml.Event) -> None:
         if isinstance(event, yaml.AliasEvent):
             raise self.refusal("YAML aliases (*name) are not part of a spec", event, "the value itself")
-        if event.anchor is not None:
+        if isinstance(event, yaml.NodeEvent) and event.anchor is not None:
             raise self.refusal("YAML anchors (&name) are not part of a spec", event, "the value without an anchor")
-        if event.tag is not None:
+        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.tag is not None:
             raise self.refusal("YAML tags (!name) are not part of a spec", event, "the value without a tag")
 
     def scalar(self, event: yaml.ScalarEvent) -> Scalar:
         start, end = self.content(event)
-        span = self.read.span(event.start_mark.index, event.end_mark.index)
-        return Scalar(event.value, event.style is None, span, start, end)
+        return Scalar(event.value, event.style is None, self.span(event, event), start, end)
+
+    def span(self, first: yaml.Event, last: yaml.Event) -> Span:
+        start, end = _place(first)[0], _place(last)[1]
+        return self.read.span(start, max(end, start + 1))
 
     def content(self, event: yaml.ScalarEvent) -> tuple[int, int]:
         """Where the text of a scalar stands: without its quotes, or behind the line of its block indicator."""
-        start, end = event.start_mark.index, event.end_mark.index
+        start, end = _place(event)
         if event.style in ("'", '"'):
             return start + 1, end - 1
         if event.style in ("|", ">"):
@@ -124,13 +128,13 @@ class _Composer:
             return (end, end) if line_end < 0 else (line_end + 1, end)
         return start, end
 
-    def sequence(self, event: yaml.Event, depth: int) -> Sequence:
+    def sequence(self, event: yaml.SequenceStartEvent, depth: int) -> Sequence:
         items = []
         while not isinstance(item := next(self.events), yaml.SequenceEndEvent):
             items.append(self.node(item, depth + 1))
-        return Sequence(tuple(items), self.read.span(event.start_mark.index, item.end_mark.index))
+        return Sequence(tuple(items), self.span(event, item))
 
-    def mapping(self, event: yaml.Event, depth: int) -> Mapping:
+    def mapping(self, event: yaml.MappingStartEvent, depth: int) -> Mapping:
         entries: dict[str, Entry] = {}
         repeated = []
         while not isinstance(item := next(self.events), yaml.MappingEndEvent):
@@ -139,8 +143,7 @@ class _Composer:
             if entry.key in entries:
                 repeated.append(entry)
             entries.setdefault(entry.key, entry)
-        span = self.read.span(event.start_mark.index, item.end_mark.index)
-        return Mapping(tuple(entries.values()), tuple(repeated), span, bool(event.flow_style))
+        return Mapping(tuple(entries.values()), tuple(repeated), self.span(event, item), bool(event.flow_style))
 
     def key(self, event: yaml.Event) -> Scalar:
         self.refuse(event)
@@ -151,8 +154,13 @@ class _Composer:
         return self.scalar(event)
 
     def refusal(self, message: str, event: yaml.Event, expected: str | None) -> SpecError:
-        span = self.read.span(event.start_mark.index, max(event.end_mark.index, event.start_mark.index + 1))
-        return SpecError((Diagnostic(message, span, expected),))
+        return SpecError((Diagnostic(message, self.span(event, event), expected),))
+
+
+def _place(event: yaml.Event) -> tuple[int, int]:
+    """The offsets at which an event starts and ends."""
+    start, end = event.start_mark, event.end_mark
+    return (start.index, end.index) if start and end else (0, 0)
 
 
 # What PyYAML says -> what would be right.
