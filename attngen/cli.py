@@ -6,6 +6,8 @@ when it runs, so that `--help`, `list`, `schema` and `build` bring in neither to
 about specs or ops.
 """
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 FOUND, USAGE, INTERNAL = 1, 2, 3
 STAGES = ("spec", "ir", "analysis", "plan", "source")
+FORMATS = ("text", "latex", "html")
 Statics = tuple[tuple[str, str], ...]
 
 
@@ -74,9 +77,9 @@ def main() -> None:
 @click.option("--emit", type=click.Choice(STAGES), help="Write nothing; print this stage as text.")
 @_statics
 def build(specs: tuple[str, ...], output: Path, check: bool, emit: str | None, statics: Statics) -> None:
-    """Write SPEC's op as one Python file, NAME.py, that imports torch and triton only.
+    """Write SPEC's op as a Python file.
 
-    If one of several specs has a mistake, nothing is written. A file that is right already is not touched.
+    The file is DIR/NAME.py, with the name that the spec gives, and imports torch and triton only. If one of several specs has a mistake, nothing is written. A file that is right already is not touched.
     """
     compilations = _compile_all(specs, statics)
     if emit is not None:
@@ -87,14 +90,109 @@ def build(specs: tuple[str, ...], output: Path, check: bool, emit: str | None, s
         _write(_outputs(compilations, output))
 
 
+@main.command()
+@_spec
+@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Write to FILE, not to the terminal.")  # fmt: skip
+@_statics
+def explain(spec: str, form: str, output: Path | None, statics: Statics) -> None:
+    """Show how SPEC's formula was compiled.
+
+    It tells the passes over the keys, the carries and their merge, the stable form and the gradients, as formulas.
+    """
+    from attngen.explain import render
+
+    text = render(_compile(spec, statics), form)
+    if output is None:
+        click.echo(text)
+    else:
+        write_atomically(output, text)
+
+
+@main.command()
+@_spec
+@click.option("--target", "targets", multiple=True, metavar="ARCH", help="sm_90, gfx942, ...; all that are known.")
+@click.option("--save-binary", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+              help="Write the binaries and their assembly to DIR.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="One object per kernel and configuration.")
+@_statics
+def audit(spec: str, targets: tuple[str, ...], save_binary: Path | None, as_json: bool, statics: Statics) -> None:
+    """Compile SPEC's kernels without a GPU.
+
+    Reports registers, shared memory, spills and instructions for each configuration on each architecture. Fails if a configuration does not compile, does not fit, or spills.
+    """
+    from attngen.audit.module import Request, audit_module
+    from attngen.audit.report import render, to_json
+    from attngen.runtime.loader import load_module
+
+    compilation = _compile(spec, statics)
+    request = Request(save_binary=save_binary)
+    request = replace(request, targets=_known_targets(targets)) if targets else request
+    progress = partial(click.echo, err=True)
+    found = audit_module(load_module(compilation), compilation.normalizer, request, progress)
+    click.echo(to_json(found) if as_json else render(found))
+    _exit_unless(not found.findings)
+
+
+@main.command()
+@_spec
+@click.option("--device", type=click.Choice(("cpu", "cuda")), default="cpu", show_default=True)
+@click.option("--examples", type=click.IntRange(min=1), default=50, show_default=True, help="Cases per property.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Equal seeds give equal cases.")
+@click.option("--replay", metavar="JSON", help="Run this one case, as the report of a failure prints it.")
+@click.option("--interpret", is_flag=True, help="Run the Triton kernels in Triton's interpreter, on the CPU.")
+@_statics
+def verify(spec: str, replay: str | None, interpret: bool, statics: Statics, **settings: Any) -> None:
+    """Test SPEC's op against its formula.
+
+    The op is held to the formula's float64 meaning on random cases: values, gradients, masks, layouts, claims. Fails with the smallest case that is wrong, and with the command that replays it.
+    """
+    from attngen.cli_verify import Verification
+
+    command = " ".join([spec, *(f"--set {name}={value}" for name, value in statics)])
+    verification = Verification(_compile(spec, statics), command, interpret, **settings)
+    try:
+        passed = verification.replay(replay) if replay is not None else verification.run()
+    except ValueError as error:  # a replay that isn't one, a device that isn't there
+        raise click.UsageError(str(error)) from None
+    _exit_unless(passed)
+
+
 @main.command("list")
 def list_specs() -> None:
-    """List the shipped specs: name, title, reference, formula."""
+    """List the shipped specs."""
+    from attngen import catalog, notation
+    from attngen.spec.files import read_spec_file
+
+    for path in catalog.shipped():
+        spec = read_spec_file(path)
+        formula = notation.text(spec.weights)
+        click.echo(f"{click.style(spec.name, bold=True)}: {spec.title} ({spec.reference})\n    {formula}")
 
 
 @main.command()
 def schema() -> None:
-    """Print the JSON Schema of spec files, for editors."""
+    """Print the JSON Schema of spec files."""
+    import json
+
+    from attngen.spec.schema import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+def _exit_unless(fine: bool) -> None:
+    if not fine:
+        click.get_current_context().exit(FOUND)
+
+
+def _known_targets(names: tuple[str, ...]) -> tuple[str, ...]:
+    from attngen.audit.targets import TARGETS
+
+    for name in names:
+        if name not in TARGETS:
+            raise click.BadParameter(f"'{name}' is not one of {', '.join(TARGETS)}", param_hint="--target")
+    return names
 
 
 def _compile(spec: str, statics: Statics) -> "Compilation":
@@ -113,9 +211,8 @@ def _compile_all(specs: tuple[str, ...], statics: Statics) -> tuple["Compilation
             compilations.append(_compile(spec, statics))
         except SpecError as error:
             mistakes.append(error.render())
-    if mistakes:
-        click.echo("\n".join(mistakes), err=True)
-        click.get_current_context().exit(FOUND)
+    click.echo("\n".join(mistakes), err=True, nl=bool(mistakes))
+    _exit_unless(not mistakes)
     return tuple(compilations)
 
 
@@ -141,8 +238,7 @@ def _check(outputs: dict[Path, str]) -> None:
     stale = [path for path, text in outputs.items() if not current(path, text)]
     for path in stale:
         click.echo(f"{path} is not what attngen {__version__} writes" if path.exists() else f"{path} is missing")
-    if stale:
-        click.get_current_context().exit(FOUND)
+    _exit_unless(not stale)
 
 
 def _write(outputs: dict[Path, str]) -> None:

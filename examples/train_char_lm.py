@@ -2,8 +2,8 @@
 
 The text is the source of Python's standard library. Both runs see the same batches; what differs is the attention
 alone. The two loss curves are printed side by side, and the exit code says whether they agree. The written-out formulas
-stand here in plain torch, apart from everything that made the op; a spec that isn't among them is held against
-`attngen.verify`'s float64 reference.
+stand here in plain torch, apart from everything that made the op; a spec that isn't among them is held against the
+reference of `attngen.verify`.
 
     python examples/train_char_lm.py --spec softplus_l1 --steps 60 --png curves.png
 """
@@ -54,6 +54,17 @@ def masked_softplus_l1(s: Tensor, seen: Tensor) -> Tensor:
 
 
 FORMULAS = {"softmax": masked_softmax, "sigmoid": masked_sigmoid, "softplus_l1": masked_softplus_l1}
+
+
+def reference_of(spec: str) -> Attention:
+    """The meaning of any spec: slower, and attngen's own, but it shares no code with the compiler."""
+    from attngen import catalog
+    from attngen.spec.files import read_spec_file
+    from attngen.verify.reference import Call, Operands, attention
+
+    normalizer = read_spec_file(catalog.find(spec))
+    call = Call(is_causal=True)
+    return lambda query, key, value: attention(normalizer, Operands(query, key, value), call, query.dtype)
 
 
 def written_out(spec: str) -> Attention:
@@ -132,7 +143,7 @@ def train(settings: Settings, attention: Attention, tokens: Tensor, vocabulary: 
         batch = tokens[starts + window]
         loss = F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.item())
     return losses

@@ -1,0 +1,128 @@
+"""The command line: what it prints, what it writes, and its exit codes (0 fine, 1 found, 2 used wrongly, 3 ours)."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from attngen import catalog
+from attngen.cli import main
+from attngen.diagnostics import InternalError
+
+WRONG = "name: wrong\nweights: exp(s) / sum(exp(t))\n"
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+@pytest.fixture
+def wrong(tmp_path: Path) -> Path:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(WRONG)
+    return path
+
+
+def test_list_names_every_shipped_spec() -> None:
+    shown = run("list")
+    assert shown.exit_code == 0
+    for path in catalog.shipped():
+        assert f"{path.stem}: " in shown.stdout
+    assert "exp(s) / sum(exp(s))" in shown.stdout
+
+
+def test_the_schema_is_json() -> None:
+    assert "weights" in json.loads(run("schema").stdout)["properties"]
+
+
+def test_build_writes_once_and_check_agrees(tmp_path: Path) -> None:
+    built = tmp_path / "ops" / "softmax.py"
+    assert run("build", "softmax", "-o", built.parent).exit_code == 0
+    written = built.stat()
+    assert "up to date" in run("build", "softmax", "-o", built.parent).stdout
+    assert (built.stat().st_ino, built.stat().st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+    assert run("build", "--check", "softmax", "-o", built.parent).exit_code == 0
+
+
+def test_check_names_what_is_stale_and_missing_and_writes_nothing(tmp_path: Path) -> None:
+    stale = tmp_path / "softmax.py"
+    stale.write_text("edited")
+    found = run("build", "--check", "softmax", "sigmoid", "-o", tmp_path)
+    assert found.exit_code == 1
+    assert f"{stale} is not what" in found.stdout
+    assert f"{tmp_path / 'sigmoid.py'} is missing" in found.stdout
+    assert stale.read_text() == "edited"
+    assert not (tmp_path / "sigmoid.py").exists()
+
+
+def test_a_mistake_in_one_spec_leaves_everything_unwritten(tmp_path: Path, wrong: Path) -> None:
+    folder = tmp_path / "ops"
+    found = run("build", "softmax", wrong, "-o", folder)
+    assert found.exit_code == 1
+    assert f"{wrong}:2:23: error:" in found.stderr
+    assert not folder.exists()
+
+
+def test_two_specs_of_one_name_are_refused(tmp_path: Path) -> None:
+    found = run("build", "softmax", catalog.find("softmax"), "-o", tmp_path)
+    assert found.exit_code == 2
+    assert "named 'softmax'" in found.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["build", "explain", "verify", "audit"])
+def test_a_mistake_in_a_spec_is_found_by_every_command(command: str, wrong: Path) -> None:
+    found = run(command, wrong)
+    assert found.exit_code == 1
+    assert f"{wrong}:2:23: error:" in found.stderr
+
+
+@pytest.mark.parametrize("command", ["build", "explain", "verify", "audit"])
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [("softmx", "did you mean 'softmax'?"), ("nowhere.yaml", "there is no spec file nowhere.yaml")],
+)
+def test_a_spec_that_is_not_there_is_wrong_use(command: str, spec: str, message: str) -> None:
+    found = run(command, spec)
+    assert found.exit_code == 2
+    assert message in found.stderr
+
+
+@pytest.mark.parametrize("setting", ["power", "power=", "=3"])
+def test_a_setting_is_name_and_value(setting: str) -> None:
+    assert run("build", "softmax", "--set", setting).exit_code == 2
+
+
+def test_an_unknown_static_is_found_in_the_spec() -> None:
+    found = run("build", "softmax", "--emit", "ir", "--set", "power=3")
+    assert found.exit_code == 1
+    assert "power" in found.stderr
+
+
+def test_emit_prints_the_stage_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = run("build", "softmax", "--emit", "source")
+    assert "def softmax_attention(" in shown.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_of_ours_has_a_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise InternalError("plan and formula disagree", "sum(exp(s))")
+
+    monkeypatch.setattr("attngen.pipeline.compile_spec", broken)
+    found = run("build", "softmax")
+    assert found.exit_code == 3
+    assert "sum(exp(s))" in found.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_wrong_use(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert run("build", "softmax", "-o", tmp_path / "file" / "ops").exit_code == 2
+
+
+def test_the_command_reads_well() -> None:
+    shown = run("--help").stdout
+    for command in ("build", "explain", "verify", "audit", "list", "schema"):
+        assert f"\n  {command} " in shown
