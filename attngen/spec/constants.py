@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from attngen.diagnostics import Diagnostic
 from attngen.spec import grammar
-from attngen.spec.lexer import FormulaMistake
+from attngen.spec.lexer import FormulaMistake, in_range
 from attngen.spec.near import near, quoted
 from attngen.spec.raw import RawInput
 from attngen.spec.source import refused, source
@@ -15,15 +15,20 @@ from attngen.spec.syntax import Literal, Operation, Syntax
 
 
 def constant(tree: Syntax) -> Fraction | None:
-    """The value of `3`, `-0.5` or `-1/2`, None for what is not a number."""
+    """The value of `3`, `-0.5` or `-1/2`, None for what is not a number that float64 can hold."""
+    value = _exact(tree)
+    return value if value is not None and in_range(value) else None
+
+
+def _exact(tree: Syntax) -> Fraction | None:
     match tree:
         case Literal(value):
             return value
         case Operation("neg", (body,)):
-            positive = constant(body)
+            positive = _exact(body)
             return None if positive is None else -positive
         case Operation("div", (above, below)):
-            top, bottom = constant(above), constant(below)
+            top, bottom = _exact(above), _exact(below)
             return None if top is None or not bottom else top / bottom
         case _:
             return None

@@ -151,7 +151,7 @@ class _Parser:
         if token.text == "*" and self.position and self.stream[self.position - 1].text == "/":
             wanted = "/ or *, not both"
         if token.text == "/" and self.position and self.stream[self.position - 1].text == "/":
-            wanted = "/ ; there is no whole-number division"
+            wanted = "one /; there is no whole-number division"
         return self.mistake(f"'{token.text}' can't stand here", token.span, wanted)
 
     def unexpected_after_operand(self) -> FormulaMistake:

@@ -5,6 +5,7 @@ style of YAML scalar; line breaks and indentation inside a formula are white spa
 """
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -24,6 +25,8 @@ _TOKEN = re.compile(
     r"|(?P<other>&&|\|\||.)",
     re.DOTALL,
 )
+
+_GREEK = re.compile(r"GREEK (SMALL|CAPITAL) LETTER (FINAL )?(?P<letter>[A-Z]+)")
 
 # Characters of other notations -> what to write here.
 _ADVICE = {
@@ -46,6 +49,7 @@ _ADVICE = {
     "'": "a formula; it has no strings",
     '"': "a formula; it has no strings",
     "#": "the formula alone; a comment stands outside of quotes and block text",
+    "\u00a0": "a plain space",
     "\u2212": "- (hyphen-minus)",
     "\u2013": "- (hyphen-minus)",
     "\u00d7": "*",
@@ -115,8 +119,20 @@ def _check_number(text: str, span: Span) -> None:
         raise FormulaMistake(Diagnostic(message, span, f"at most {limits.LITERAL_CHARACTERS} characters"))
     exponent = re.split("[eE]", text)[1:]
     if exponent and abs(int(exponent[0])) > limits.LITERAL_EXPONENT:
-        expected = f"an exponent between -{limits.LITERAL_EXPONENT} and {limits.LITERAL_EXPONENT}"
-        raise FormulaMistake(Diagnostic(f"the number {text} is out of float64's range", span, expected))
+        raise FormulaMistake(_out_of_range(text, span))
+    if not in_range(Fraction(text)):
+        raise FormulaMistake(_out_of_range(text, span))
+
+
+def _out_of_range(text: str, span: Span) -> Diagnostic:
+    expected = f"0, or a size between 1e-{limits.LITERAL_EXPONENT} and 1e{limits.LITERAL_EXPONENT}"
+    return Diagnostic(f"the number {text} is out of range", span, expected)
+
+
+def in_range(value: Fraction) -> bool:
+    """Whether float64 holds the number without overflow or underflow."""
+    most = 10**limits.LITERAL_EXPONENT
+    return value == 0 or Fraction(1, most) <= abs(value) <= most
 
 
 def value(token: Token) -> Fraction:
@@ -130,10 +146,18 @@ def _foreign(text: str, span: Span) -> Diagnostic:
         message = f"the name '{_short(text)}' holds {described(odd)}"
         return Diagnostic(message, span, "ASCII letters, digits and underscores")
     shown = f"'{text}'" if text.isascii() else described(text[0])
-    expected = _ADVICE.get(text)
-    if expected is None and not text.isascii():
-        expected = "ASCII letters, digits and operators"
-    return Diagnostic(f"{shown} has no meaning in a formula", span, expected)
+    shown = "a quotation mark" if text in "'\"" else shown
+    expected = _ADVICE.get(text, "ASCII letters, digits and operators")
+    return Diagnostic(f"{shown} has no meaning in a formula", span, expected, None if text.isascii() else _plain(text))
+
+
+def _plain(text: str) -> str | None:
+    """What a character of another alphabet stands for: a Greek letter's name, a wide letter's usual form."""
+    usual = unicodedata.normalize("NFKC", text)
+    if usual.isascii() and not usual.isspace():
+        return usual
+    found = _GREEK.fullmatch(unicodedata.name(text[0], ""))
+    return found["letter"].lower() if found and len(text) == 1 else None
 
 
 def _short(text: str) -> str:

@@ -40,7 +40,7 @@ class Reading:
 def kind(node: Node) -> str:
     match node:
         case Scalar(value="", plain=True):
-            return "nothing"
+            return "empty"
         case Scalar():
             return "text"
         case Sequence():
@@ -62,9 +62,8 @@ def entries(reading: Reading, node: Node, what: str, expected: str) -> dict[str,
 def known_entries(reading: Reading, node: Node, what: str, known: tuple[str, ...]) -> dict[str, Entry]:
     """The entries whose key is known; all others are mistakes."""
     found = entries(reading, node, what, f"a mapping with the fields {listed(known, 'and')}")
-    flow = isinstance(node, Mapping) and node.flow
     for key in found.keys() - set(known):
-        expected = listed(known) + (_COMMAS if flow else "")
+        expected = listed(known) + (_COMMAS if ")" in key or "(" in key else "")
         reading.mistake(f"unknown field {quoted(key)} of {what}", found[key].span, expected, near(key, known))
     return {key: entry for key, entry in found.items() if key in known}
 
@@ -100,8 +99,8 @@ def formula(reading: Reading, entry: Entry, what: str) -> Formula:
     """The formula of an entry; its tree is None if it could not be read."""
     node = entry.value
     if not isinstance(node, Scalar):
-        comma = _COMMAS[2:] if isinstance(node, Mapping) and node.flow else "a formula, such as exp(s) / sum(exp(s))"
-        reading.mistake(f"{what} is {kind(node)}", node.span, comma)
+        hint = _COMMAS if isinstance(node, Mapping) and node.flow else ""
+        reading.mistake(f"{what} is {kind(node)}", node.span, "a formula, such as exp(s) / sum(exp(s))" + hint)
         return Formula(None, node.span)
     if not node.value.strip():
         reading.mistake(f"{what} is empty", entry.span, "a formula")

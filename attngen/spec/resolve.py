@@ -91,9 +91,11 @@ class _Resolver:
         return self.expr(tree)
 
     def condition(self, tree: Syntax) -> Expr:
-        if not (isinstance(tree, Operation) and tree.op in CONDITIONS):
+        before = len(self.mistakes)
+        expr = self.expr(tree)
+        if not (isinstance(tree, Operation) and tree.op in CONDITIONS) and len(self.mistakes) == before:
             self.wrong("a number stands where a condition is needed", tree.span, "a comparison, such as i < 3")
-        return self.expr(tree)
+        return expr
 
     def expr(self, tree: Syntax) -> Expr:
         match tree:

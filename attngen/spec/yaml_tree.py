@@ -163,22 +163,23 @@ def _place(event: yaml.Event) -> tuple[int, int]:
     return (start.index, end.index) if start and end else (0, 0)
 
 
-# What PyYAML says -> what would be right.
+# What PyYAML says -> what is wrong, in a spec's terms, and what would be right.
 _ADVICE = (
-    ("'\\t'", "spaces: YAML doesn't take tabs for indentation"),
-    ("cannot start any token", "quotes around text that starts with this character"),
-    ("mapping values are not allowed", "one `field: value` to a line, and quotes around text that holds ': '"),
-    ("could not find expected ':'", "a line of the form `field: value`"),
-    ("expected ',' or '}'", "entries with commas between them and a closing brace"),
-    ("expected ',' or ']'", "items with commas between them and a closing bracket"),
-    ("expected <block end>", "the same indentation for all entries of a mapping"),
-    ("while scanning a quoted scalar", "a closing quote"),
+    ("'\\t'", "a tab stands where YAML takes spaces alone", "spaces for indentation"),
+    ("cannot start any token", "text can't start with this character", "quotes around the text"),
+    ("mapping values are not", "a second ': ' in one entry", "one `field: value` to a line, or quotes around the text"),
+    ("could not find expected ':'", "a line without ': '", "a line of the form `field: value`"),
+    ("expected ',' or '}'", "the braces before this are never closed", "commas between entries, and a closing brace"),
+    ("expected ',' or ']'", "the brackets before this are never closed", "commas between items, and a closing bracket"),
+    ("expected <block end>", "this line is out of place", "the same indentation for all entries of a mapping"),
+    ("while scanning a quoted scalar", "a quotation mark that is never closed", "a closing quotation mark"),
 )
 
 
 def _translated(error: yaml.MarkedYAMLError, read: Source) -> Diagnostic:
-    mark = error.problem_mark or error.context_mark
     said = f"{error.context or ''} {error.problem or ''}"
-    advice = next((right for wrong, right in _ADVICE if wrong in said), None)
+    found = next((entry for entry in _ADVICE if entry[0] in said), ("", f"{error.problem}", None))
+    unclosed = error.context_mark if found[0].startswith("while") else None
+    mark = unclosed or error.problem_mark or error.context_mark
     span = read.span(min(mark.index, len(read.text)), mark.index + 1) if mark else None
-    return Diagnostic(f"this is not valid YAML: {error.problem}", span, advice)
+    return Diagnostic(f"this is not valid YAML: {found[1]}", span, found[2])
