@@ -79,7 +79,8 @@ def main() -> None:
 def build(specs: tuple[str, ...], output: Path, check: bool, emit: str | None, statics: Statics) -> None:
     """Write SPEC's op as a Python file.
 
-    The file is DIR/NAME.py, with the name that the spec gives, and imports torch and triton only. If one of several specs has a mistake, nothing is written. A file that is right already is not touched.
+    The file is DIR/NAME.py, with the name that the spec gives, and imports torch and triton only. If one of
+    several specs has a mistake, nothing is written. A file that is right already is not touched.
     """
     compilations = _compile_all(specs, statics)
     if emit is not None:
@@ -120,7 +121,8 @@ def explain(spec: str, form: str, output: Path | None, statics: Statics) -> None
 def audit(spec: str, targets: tuple[str, ...], save_binary: Path | None, as_json: bool, statics: Statics) -> None:
     """Compile SPEC's kernels without a GPU.
 
-    Reports registers, shared memory, spills and instructions for each configuration on each architecture. Fails if a configuration does not compile, does not fit, or spills.
+    Reports registers, shared memory, spills and instructions for each configuration on each architecture. Fails
+    if a configuration does not compile, does not fit, or spills.
     """
     from attngen.audit.module import Request, audit_module
     from attngen.audit.report import render, to_json
@@ -146,7 +148,8 @@ def audit(spec: str, targets: tuple[str, ...], save_binary: Path | None, as_json
 def verify(spec: str, replay: str | None, interpret: bool, statics: Statics, **settings: Any) -> None:
     """Test SPEC's op against its formula.
 
-    The op is held to the formula's float64 meaning on random cases: values, gradients, masks, layouts, claims. Fails with the smallest case that is wrong, and with the command that replays it.
+    The op is held to the formula's float64 meaning on random cases: values, gradients, masks, layouts, claims.
+    Fails with the smallest case that is wrong, and with the command that replays it.
     """
     from attngen.cli_verify import Verification
 

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,7 @@ def _count_builds(gate: "multiprocessing.synchronize.Barrier", log: Path) -> Non
     def logged() -> tuple[str, str]:
         with log.open("a") as file:
             file.write("built\n")
+        time.sleep(0.3)  # long enough for the others to come in, if nothing holds them
         return built()
 
     gate.wait()
