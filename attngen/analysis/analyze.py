@@ -122,7 +122,8 @@ def _backward(normalizer: ir.Normalizer, staged: Staged, carries: Carries, gradi
     return Backward(
         weights=sy.freeze(settle(staged.weights)),
         dqk=dqk,
-        uses_delta=DELTA.name in used,
+        dp=DP.name,
+        delta=DELTA.name if DELTA.name in used else None,
         products=tuple(
             RowProduct(symbol.name, carries.accumulators[index].symbol.name)
             for symbol, index in gradients.products.items()

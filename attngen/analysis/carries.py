@@ -78,14 +78,14 @@ def _add_statistic(result: Carries, statistic: Statistic, index: int, staged: St
     pass_index = staged.pass_of[statistic.symbol]
     body = result.settled(statistic.body)
     if statistic.kind != "sum":
-        _add_plain(result, statistic, f"%top{index}", plain(body), pass_index)
+        _add_plain(result, statistic, f"%extreme{index}", plain(body), pass_index)
         return
     form = scaled(body)
     if staged.scope.is_row(form.exponent):
         _add_plain(result, statistic, f"%z{index}", form.value, pass_index)
         return
     group, power = _group(result.groups, form.exponent, pass_index)
-    symbol = sy.symbol(f"%sum{index}", **_sign_of(statistic))
+    symbol = sy.symbol(f"%row_sum{index}", **_sign_of(statistic))
     carry = SymbolicCarry(symbol, "sum", _relative(form, group, power), pass_index, group, power, statistic)
     result.carries.append(carry)
     if statistic.symbol.is_nonnegative:
@@ -118,7 +118,7 @@ def _relative(form: Scaled, group: PivotGroup | None, power: Sym) -> Sym:
 def _group(groups: list[PivotGroup], exponent: Sym, pass_index: int) -> tuple[PivotGroup, Sym]:
     group, power = _existing_group(groups, exponent, pass_index)
     if group is None:
-        group, power = PivotGroup(sy.symbol(f"%m{len(groups) + 1}"), exponent, pass_index), sy.ONE
+        group, power = PivotGroup(sy.symbol(f"%row_max{len(groups) + 1}"), exponent, pass_index), sy.ONE
         groups.append(group)
     return group, power
 

@@ -35,7 +35,7 @@ class Gradients:
         for symbol, known in self.prepass.items():
             if known == summand:
                 return symbol
-        symbol = sy.symbol(f"%b{len(self.prepass) + 1}")
+        symbol = sy.symbol(f"%adj{len(self.prepass) + 1}")
         self.prepass[symbol] = summand
         return symbol
 
@@ -112,7 +112,7 @@ def _product(index: int, staged: Staged, result: Gradients) -> Sym:
     """dO . A_t, from a saved accumulator or, in a staged formula, from the prepass."""
     if staged.n_passes > 1:
         return result.sum_over_keys(sy.attach(DP * staged.terms[index].f))
-    symbol = sy.symbol(f"%e{index + 1}")
+    symbol = sy.symbol(f"%dot{index + 1}")
     result.products[symbol] = index
     return symbol
 

@@ -110,12 +110,14 @@ class InputGradient:
 class Backward:
     """dV_j = sum_i weights dO_i; dqk_ij is the gradient of the dot product, so dQ_i = sum_j dqk k_j.
 
+    `dp` and `delta` are the names by which the formulas use them; `delta` is None if none does.
     `prepass` must be summed over the keys before `dqk` can be evaluated; it is empty when `delta` and `products` do.
     """
 
     weights: Expr
     dqk: Expr
-    uses_delta: bool
+    dp: str
+    delta: str | None
     products: tuple[RowProduct, ...]
     prepass: tuple[RowSum, ...]
     inputs: tuple[InputGradient, ...]

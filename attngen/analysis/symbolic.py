@@ -352,8 +352,13 @@ def _spell_sigmoid(expr: Sym) -> Sym:
 
 
 def factor_terms(expr: Sym) -> Sym:
-    """Common factors outside; numbers stay where they are."""
-    return sp.factor_terms(expr, clear=False)
+    """The factors that all terms of a sum share, outside; numbers stay where they are."""
+    if not expr.is_Add:
+        return expr
+    factors = [dict.fromkeys(sp.Mul.make_args(term)) for term in expr.args]
+    shared = [f for f in factors[0] if not f.is_Number and all(f in others for others in factors[1:])]
+    outside = sp.Mul(*shared)
+    return outside * sp.Add(*(term / outside for term in expr.args))
 
 
 def derivative(expr: Sym, variable: Sym) -> Sym:

@@ -1,0 +1,156 @@
+"""Printers: formulas -> source text of a target language, and the rewrites that a target wants beforehand.
+
+Two languages, Triton and plain torch. Each numerically delicate function has exactly one spelling per language, here
+or as a device function of the templates; a formula is spelled, never changed. Names are printed as they are given.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from attngen import ir
+from attngen.diagnostics import InternalError
+from attngen.emit.arrange import Place, Spelling, addends
+from attngen.ir import Apply, Expr, Name, Number
+
+_INFIX = {"add": " + ", "sub": " - ", "mul": " * ", "div": " / ", "gt": " > ", "ge": " >= ", "lt": " < ", "le": " <= ",
+          "eq": " == ", "ne": " != ", "and": " & ", "or": " | "}  # fmt: skip
+_PRECEDENCE = {"or": 1, "and": 1, "gt": 3, "ge": 3, "lt": 3, "le": 3, "eq": 3, "ne": 3, "add": 4, "sub": 4, "mul": 5,
+               "div": 5, "neg": 6, "not": 6}  # fmt: skip
+_ATOM = 9
+
+# Formats of the functions, with {0}, {1}, {2} for the arguments. A name that begins with an underscore is a device
+# function of the templates.
+_TRITON = {
+    "exp2": "tl.exp2({0})", "log": "tl.log({0})", "log2": "tl.log2({0})", "expm1": "_expm1({0})",
+    "log1p": "_log1p({0})", "sqrt": "tl.sqrt({0})", "abs": "tl.abs({0})", "sign": "_sign({0})", "tanh": "_tanh({0})",
+    "softplus": "_softplus({0})", "relu": "tl.maximum({0}, 0.0)", "erf": "tl.erf({0})", "atan": "_atan({0})",
+    "sin": "tl.sin({0})", "cos": "tl.cos({0})", "min": "tl.minimum({0}, {1})", "max": "tl.maximum({0}, {1})",
+    "where": "tl.where({0}, {1}, {2})", "logistic2": "1.0 / (1.0 + tl.exp2({0}))",
+}  # fmt: skip
+_TORCH = {
+    "exp": "torch.exp({0})", "log": "torch.log({0})", "expm1": "torch.expm1({0})", "log1p": "torch.log1p({0})",
+    "sqrt": "torch.sqrt({0})", "abs": "torch.abs({0})", "sign": "torch.sign({0})", "tanh": "torch.tanh({0})",
+    "sigmoid": "torch.sigmoid({0})", "softplus": "_softplus({0})", "relu": "torch.relu({0})",
+    "erf": "torch.erf({0})", "atan": "torch.atan({0})", "sin": "torch.sin({0})", "cos": "torch.cos({0})",
+    "min": "_minimum({0}, {1})", "max": "_maximum({0}, {1})", "where": "torch.where({0}, {1}, {2})",
+    "pow": "torch.pow({0}, {1})",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Printer:
+    """Prints formulas of one language. `spread` says how a vector is written among tiles, from its place."""
+
+    functions: Mapping[str, str]
+    spelling: Spelling
+    spread: Callable[[str, Place], str]
+
+    def text(self, expr: Expr, places: Mapping[str, Place], here: Place) -> str:
+        """`expr` as source text, in a statement whose own place is `here`."""
+        return self._print(expr, places, here, 0)
+
+    def _print(self, expr: Expr, places: Mapping[str, Place], here: Place, outer: int) -> str:
+        match expr:
+            case Number(value):
+                return _number(value, outer)
+            case Name(name):
+                narrow = here.row and here.key and places[name].row != places[name].key
+                return self.spread(name, places[name]) if narrow else name
+            case Apply(op, args):
+                return self._apply(op, [(a, places, here) for a in args], outer)
+        raise InternalError("a reduction reached a printer", repr(expr))
+
+    def _apply(self, op: str, args: list[tuple[Expr, Mapping[str, Place], Place]], outer: int) -> str:
+        if op in self.functions:
+            text = self.functions[op].format(*(self._print(*a, 0) for a in args))
+            return f"({text})" if op == "logistic2" and outer else text
+        if op not in _PRECEDENCE:
+            raise InternalError(f"the printer lacks {op}; was it to be lowered?")
+        mine = _PRECEDENCE[op]
+        if op in ("neg", "not"):
+            text = ("-" if op == "neg" else "~") + self._print(*args[0], mine)
+        else:
+            # what stands right of the operator is bracketed at equal precedence: a - (b - c), a / (b * c)
+            # What stands right is bracketed at equal precedence, and every operand of & and |, which bind tighter than >.
+            inner = [_ATOM if op in ("and", "or") else mine - (i == 0) for i in range(len(args))]
+            text = _INFIX[op].join(self._print(*a, o) for a, o in zip(args, inner, strict=True))
+        return f"({text})" if mine <= outer else text
+
+
+def _number(value: Fraction, outer: int) -> str:
+    text = repr(float(value))
+    return f"({text})" if value < 0 and outer >= _PRECEDENCE["mul"] else text
+
+
+def _column_or_row(name: str, place: Place) -> str:
+    return f"{name}[:, None]" if place.row else f"{name}[None, :]"
+
+
+def _row_or_column(name: str, place: Place) -> str:
+    """For tiles that stand transposed, keys by queries."""
+    return f"{name}[None, :]" if place.row else f"{name}[:, None]"
+
+
+LOG2E = Name("LOG2E")
+
+
+def _times_log2e(expr: Expr, sign: int) -> Expr:
+    """LOG2E * expr, multiplied into a sum so that the parts that stay the same can leave the loop."""
+    terms = [
+        ir.apply("mul", LOG2E, term) if s * sign > 0 else ir.apply("neg", ir.apply("mul", LOG2E, term))
+        for s, term in addends(expr)
+    ]
+    return terms[0] if len(terms) == 1 else Apply("add", tuple(terms))
+
+
+def _lower_triton(expr: Expr) -> Expr:
+    match expr:
+        case Apply("exp", (x,)):
+            return ir.apply("exp2", _times_log2e(x, 1))
+        case Apply("sigmoid", (x,)):
+            return ir.apply("logistic2", _times_log2e(x, -1))
+        case Apply("clip", (x, low, high)):
+            return ir.apply("min", ir.apply("max", x, low), high)
+        case Apply("pow", (base, exponent)):
+            return _lower_power(base, exponent, lambda b, p: ir.apply("exp2", ir.apply("mul", p, ir.apply("log2", b))))
+    return expr
+
+
+def _lower_torch(expr: Expr) -> Expr:
+    match expr:
+        case Apply("clip", (x, low, high)):
+            return ir.apply("min", ir.apply("max", x, low), high)
+        case Apply("pow", (base, exponent)):
+            return _lower_power(base, exponent, lambda b, p: ir.apply("pow", b, p))
+    return expr
+
+
+MOST_MULTIPLICATIONS = 64  # exponents up to this are multiplied out
+
+
+def _lower_power(base: Expr, exponent: Expr, general: Callable[[Expr, Expr], Expr]) -> Expr:
+    """Whole and half exponents by multiplication and roots, others by the target's own power."""
+    if not isinstance(exponent, Number) or exponent.value.denominator > 2 or exponent.value > MOST_MULTIPLICATIONS:
+        return general(base, exponent)
+    whole, half = divmod(exponent.value.numerator, exponent.value.denominator)
+    parts = ([_repeated(base, whole)] if whole else []) + ([ir.apply("sqrt", base)] if half else [])
+    return parts[0] if len(parts) == 1 else Apply("mul", tuple(parts))
+
+
+def _repeated(base: Expr, times: int) -> Expr:
+    """base ** times by squaring; the squares are shared subformulas, hence computed once. See Note [Opaque squares]."""
+    if times == 1:
+        return base
+    square = _repeated(base, times // 2)
+    power = ir.apply("square", square)
+    return ir.apply("mul", base, power) if times % 2 else power
+
+
+# Note [Opaque squares]: the arrangement flattens products; as an operation of its own a square stays one.
+_TRITON["square"] = "_square({0})"
+_TORCH["square"] = "torch.square({0})"
+
+TRITON = Printer(_TRITON, Spelling(_lower_triton, frozenset()), _column_or_row)
+TRITON_TRANSPOSED = Printer(_TRITON, Spelling(_lower_triton, frozenset()), _row_or_column)
+TORCH = Printer(_TORCH, Spelling(_lower_torch, frozenset()), lambda name, _: name)

@@ -1,0 +1,275 @@
+"""Statements: the formulas of a plan as lines of source text, kernel by kernel.
+
+For each loop over tiles it arranges the formulas, prints them, and says which builtins and inputs the lines use, so
+that a template loads just those. It decides nothing that a template could see otherwise: templates hold structure,
+these hold mathematics.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from attngen import ir
+from attngen.analysis.result import Accumulator, Carry, ForwardPass, Pivot
+from attngen.emit.arrange import Arranged, Place, Statement, arrange, factors
+from attngen.emit.printers import Printer
+from attngen.ir import Apply, Expr, Name, Number
+from attngen.schedule import OpPlan
+
+UNIFORM, PAIR = Place(), Place(row=True, key=True, loop=True)
+_BUILTIN_PLACES = {"scale": UNIFORM, "d": UNIFORM, "n_q": UNIFORM, "n_k": UNIFORM, "pi": UNIFORM, "LOG2E": UNIFORM}
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """Which side of a tile stays while the other is walked over."""
+
+    keys_move: bool
+
+    @property
+    def row(self) -> Place:
+        return Place(row=True, loop=not self.keys_move)
+
+    @property
+    def key(self) -> Place:
+        return Place(key=True, loop=self.keys_move)
+
+
+OVER_KEYS, OVER_QUERIES = Loop(keys_move=True), Loop(keys_move=False)
+
+
+@dataclass(frozen=True, slots=True)
+class InputUse:
+    """An input as a kernel sees it: `axes` are those with a stride, `level` is uniform, row, key or pair."""
+
+    name: str
+    axes: tuple[str, ...]
+    level: str
+
+
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """What the lines of a loop refer to, besides carries and row values."""
+
+    builtins: frozenset[str]
+    inputs: tuple[InputUse, ...]
+
+    def __or__(self, other: "Uses") -> "Uses":
+        return Uses(self.builtins | other.builtins, tuple(dict.fromkeys((*self.inputs, *other.inputs))))
+
+    def inputs_at(self, level: str) -> tuple[InputUse, ...]:
+        return tuple(i for i in self.inputs if i.level == level)
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Source lines before the tile loop and inside it, and the text of each target."""
+
+    outer: tuple[str, ...]
+    inner: tuple[str, ...]
+    text: Mapping[str, str]
+    uses: Uses
+
+
+@dataclass(frozen=True, slots=True)
+class PivotText:
+    name: str
+    exponent: str
+    rescales: tuple[tuple[str, str], ...]  # (name, text) of the factors on what was carried so far
+
+
+@dataclass(frozen=True, slots=True)
+class CarryText:
+    """`rescale` is the name of the factor for a grown pivot, or None. `kind` is sum, amax or amin."""
+
+    name: str
+    kind: str
+    body: str
+    rescale: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AccumulatorText:
+    """`by_columns`: the weight is the same for all rows, so a wholly visible tile needs a column sum alone."""
+
+    name: str
+    body: str
+    rescale: str | None
+    by_columns: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PassText:
+    """One pass over the keys. Lines `before` lead to the pivots' exponents, lines `after` need the new pivots."""
+
+    outer: tuple[str, ...]
+    before: tuple[str, ...]
+    pivots: tuple[PivotText, ...]
+    after: tuple[str, ...]
+    carries: tuple[CarryText, ...]
+    accumulators: tuple[AccumulatorText, ...]
+    statistics: tuple[str, ...]
+    uses: Uses
+
+
+def input_level(spec_input: ir.Input) -> str:
+    row, key = "query" in spec_input.axes, "key" in spec_input.axes
+    return "pair" if row and key else "row" if row else "key" if key else "uniform"
+
+
+class Scribe:
+    """Prints a plan's formulas for one printer and one direction of the tile loop."""
+
+    def __init__(self, plan: OpPlan, printer: Printer, loop: Loop) -> None:
+        self.plan, self.printer, self.loop = plan, printer, loop
+        self.inputs = {
+            i.name: InputUse(i.name, tuple(i.axes), input_level(i)) for i in plan.normalizer.inputs
+        }
+        self.leaves = self._leaves()
+
+    def _leaves(self) -> dict[str, Place]:
+        row, key = self.loop.row, self.loop.key
+        levels = {"uniform": UNIFORM, "row": row, "key": key, "pair": PAIR}
+        backward = self.plan.analysis.backward
+        leaves = {**_BUILTIN_PLACES, "qk": PAIR, backward.dp: PAIR, "i": row, "n": row, "j": key}
+        leaves |= {name: levels[use.level] for name, use in self.inputs.items()}
+        rows = [*self.plan.saved_rows, *([backward.delta] if backward.delta else [])]
+        rows += [p.name for p in backward.products] + [p.name for p in backward.prepass]
+        rows += [s.name for p in self.plan.analysis.forward.passes for s in p.statistics]
+        return leaves | {name: row for name in rows}
+
+    def lines(self, targets: Mapping[str, Expr], leaves: Mapping[str, Place] | None = None, prefix: str = "t") -> Lines:
+        """Lines that compute `targets`; `leaves` are places of further names."""
+        return self._print(self._arranged(targets, leaves or {}, prefix), targets, leaves or {})
+
+    def _arranged(self, targets: Mapping[str, Expr], leaves: Mapping[str, Place], prefix: str) -> Arranged:
+        return arrange(targets, {**self.leaves, **leaves}, self.printer.spelling, prefix)
+
+    def _print(self, arranged: Arranged, targets: Mapping[str, Expr], leaves: Mapping[str, Place]) -> Lines:
+        statements = arranged.outer + arranged.inner
+        places = {**self.leaves, **leaves, **{s.name: s.place for s in statements}}
+        aliases = {s.name: s.expr for s in statements if isinstance(s.expr, Name | Number)}
+        shown = {s.name: self._line(s, places, aliases) for s in statements if s.name not in aliases}
+        text = {name: self._text(_resolved(Name(name), aliases), places, places[name]) for name in targets}
+        return Lines(
+            tuple(shown[s.name] for s in arranged.outer if s.name in shown),
+            tuple(shown[s.name] for s in arranged.inner if s.name in shown),
+            text,
+            self._uses(s.expr for s in statements),
+        )
+
+    def _line(self, statement: Statement, places: Mapping[str, Place], aliases: Mapping[str, Expr]) -> str:
+        return f"{statement.name} = {self._text(ir.substitute(statement.expr, dict(aliases)), places, statement.place)}"
+
+    def _text(self, expr: Expr, places: Mapping[str, Place], here: Place) -> str:
+        renamed = {name: _variable(name, name in self.inputs) for name in ir.names(expr)}
+        moved = {renamed[name]: places[name] for name in ir.names(expr)}
+        return self.printer.text(ir.substitute(expr, {k: Name(v) for k, v in renamed.items()}), moved, here)
+
+    def _uses(self, exprs: Iterable[Expr]) -> Uses:
+        found = frozenset().union(*map(ir.names, exprs))
+        return Uses(found & frozenset(ir.BUILTINS), tuple(use for name, use in self.inputs.items() if name in found))
+
+    def forward_pass(self, index: int) -> PassText:
+        forward = self.plan.analysis.forward
+        this = forward.passes[index]
+        accumulators = forward.accumulators if index == len(forward.passes) - 1 else ()
+        targets = {_exponent(p): p.exponent for p in this.pivots}
+        targets |= {_term(c): c.body for c in (*this.carries, *accumulators)}
+        pivots = {p.name: Place(row=True, loop=True) for p in this.pivots}
+        arranged = self._arranged(targets, pivots, "t")
+        lines = self._print(arranged, targets, pivots)
+        late = {s.name for s in arranged.depending_on(pivots)}
+        names = [line.split(" = ", 1)[0] for line in lines.inner]
+        return PassText(
+            lines.outer,
+            tuple(line for name, line in zip(names, lines.inner, strict=True) if name not in late),
+            tuple(self._pivot(p, (*this.carries, *accumulators), lines) for p in this.pivots),
+            tuple(line for name, line in zip(names, lines.inner, strict=True) if name in late),
+            tuple(CarryText(c.name, c.kind, lines.text[_term(c)], _rescale(c)) for c in this.carries),
+            tuple(self._accumulator(a, lines, arranged) for a in accumulators),
+            self._statistics(this),
+            lines.uses,
+        )
+
+    def _pivot(self, pivot: Pivot, carries: Iterable[Carry | Accumulator], lines: Lines) -> PivotText:
+        old, new = Name(f"{pivot.name}_old"), Name(pivot.name)
+        row = Place(row=True, loop=True)
+        places = {**self.leaves, old.id: row, new.id: row}
+        factors_on_old = {}
+        for carry in carries:
+            if carry.pivot == pivot.name:
+                change: Expr = ir.apply("sub", old, new)
+                change = change if carry.power == 1 else ir.apply("mul", Number(carry.power), change)
+                factor = self.printer.spelling.lower(ir.apply("exp", change))
+                factors_on_old[str(_rescale(carry))] = self._text(factor, places, row)
+        return PivotText(pivot.name, lines.text[_exponent(pivot)], tuple(factors_on_old.items()))
+
+    def _accumulator(self, accumulator: Accumulator, lines: Lines, arranged: Arranged) -> AccumulatorText:
+        place = next(s.place for s in (*arranged.outer, *arranged.inner) if s.name == _term(accumulator))
+        by_columns = not place.row and accumulator.pivot is None
+        return AccumulatorText(accumulator.name, lines.text[_term(accumulator)], _rescale(accumulator), by_columns)
+
+    def _statistics(self, this: ForwardPass) -> tuple[str, ...]:
+        """Lines behind the loop; what a name is equal to anyway needs none."""
+        row = Place(row=True)
+        values = {s.name: s.value for s in this.statistics if s.value != Name(s.name)}
+        leaves = {c.name: row for c in this.carries} | {p.name: row for p in this.pivots}
+        lines = self.lines(values, leaves, "u")
+        return lines.outer + lines.inner
+
+    def output(self) -> Lines:
+        """Row factors on the accumulators, by the names `<accumulator>_factor`."""
+        forward = self.plan.analysis.forward
+        targets = {f"{a.name}_factor": f for a, f in zip(forward.accumulators, forward.factors, strict=True)}
+        row = Place(row=True)
+        leaves = {c.name: row for p in forward.passes for c in p.carries}
+        leaves |= {p.name: row for f in forward.passes for p in f.pivots}
+        return self.lines(targets, leaves, "u")
+
+
+def _exponent(pivot: Pivot) -> str:
+    return f"{pivot.name}_exponent"
+
+
+def _term(carry: Carry | Accumulator) -> str:
+    return f"{carry.name}_weight" if isinstance(carry, Accumulator) else f"{carry.name}_term"
+
+
+def _rescale(carry: Carry | Accumulator) -> str | None:
+    if carry.pivot is None:
+        return None
+    return f"{carry.pivot}_rescale" if carry.power == 1 else f"{carry.pivot}_rescale_{str(carry.power).replace('/', '_')}"
+
+
+def _resolved(expr: Expr, aliases: Mapping[str, Expr]) -> Expr:
+    while isinstance(expr, Name) and expr.id in aliases:
+        expr = aliases[expr.id]
+    return expr
+
+
+def _variable(name: str, is_input: bool) -> str:
+    """The kernel's variable for a name of a formula."""
+    if is_input:
+        return f"{name}_in"
+    return {"d": "head_dim", "n_q": "query_count", "n_k": "key_count", "pi": "PI"}.get(name, name)
+
+
+def split_uniform(expr: Expr, scribe: Scribe) -> tuple[Expr, Expr]:
+    """expr = uniform * rest: what doesn't vary inside a kernel's program is applied once, at its end."""
+    sign, above, below = factors(expr)
+    outside = [f for f in above if _is_uniform(f, scribe)]
+    under = [f for f in below if _is_uniform(f, scribe)]
+    inside, inside_below = [f for f in above if f not in outside], [f for f in below if f not in under]
+    rest = _quotient(inside, inside_below)
+    return _quotient(outside, under), ir.apply("neg", rest) if sign < 0 else rest
+
+
+def _is_uniform(expr: Expr, scribe: Scribe) -> bool:
+    return all(scribe.leaves[name] == UNIFORM for name in ir.names(expr))
+
+
+def _quotient(above: list[Expr], below: list[Expr]) -> Expr:
+    def product(parts: list[Expr]) -> Expr:
+        return parts[0] if len(parts) == 1 else Apply("mul", tuple(parts)) if parts else ir.number(1)
+
+    return ir.apply("div", product(above), product(below)) if below else product(above)
