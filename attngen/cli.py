@@ -38,6 +38,8 @@ class _Group(click.Group):
         except InternalError as error:
             click.echo(f"internal error (a mistake in attngen, not in the spec): {error}", err=True)
             ctx.exit(INTERNAL)
+        except BrokenPipeError:
+            raise  # click ends quietly where the reader has gone, as in `attngen list | head`
         except OSError as error:  # a file that isn't there, a folder that can't be written
             click.echo(f"Error: {error}", err=True)
             ctx.exit(USAGE)
@@ -177,11 +179,9 @@ def list_specs() -> None:
 @main.command()
 def schema() -> None:
     """Print the JSON Schema of spec files."""
-    import json
+    from attngen.spec.schema import schema_text
 
-    from attngen.spec.schema import json_schema
-
-    click.echo(json.dumps(json_schema(), indent=2))
+    click.echo(schema_text(), nl=False)
 
 
 def _exit_unless(fine: bool) -> None:
