@@ -5,7 +5,7 @@ or run out of stack. They are far above what a normalizer needs: the largest kno
 """
 
 FILE_BYTES = 64 * 1024
-YAML_NODES = 2_000
+YAML_NODES = 400
 YAML_NESTING = 8
 FORMULA_NODES = 2_000
 FORMULA_NESTING = 64
