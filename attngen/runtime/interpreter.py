@@ -21,6 +21,7 @@ from triton.runtime.jit import JITFunction, KernelInterface
 
 from attngen.runtime.interpreter_asm import emulate_inline_asm
 from attngen.runtime.interpreter_precision import repair_low_precision
+from attngen.runtime.replaced import replaced
 
 Namespace = dict[str, Any] | type  # a module's globals, or a class
 
@@ -43,9 +44,9 @@ def interpreting(*modules: ModuleType) -> Iterator[None]:
         for space in spaces:
             stack.enter_context(_exchanged(space))
         for wrapper in wrappers:
-            stack.enter_context(_assigned(wrapper, "fn", _interpreted_version(wrapper.fn)))
-        stack.enter_context(_assigned(triton.knobs.runtime, "interpret", True))
-        stack.enter_context(_assigned(triton_interpreter, "_patch_lang_tensor", _patch_lang_tensor))
+            stack.enter_context(replaced(wrapper, {"fn": _interpreted_version(wrapper.fn)}))
+        stack.enter_context(replaced(triton.knobs.runtime, {"interpret": True}))
+        stack.enter_context(replaced(triton_interpreter, {"_patch_lang_tensor": _patch_lang_tensor}))
         yield
 
 
@@ -92,16 +93,6 @@ def _exchanged(space: Namespace) -> Iterator[None]:
         yield
     finally:
         _restore(space, before)
-
-
-@contextlib.contextmanager
-def _assigned(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
 
 
 def _names(space: Namespace) -> Mapping[str, Any]:

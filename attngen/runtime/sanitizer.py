@@ -9,7 +9,7 @@ NaN. Atomics are checked for their address alone. Tensors must be on the CPU.
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -21,6 +21,7 @@ from triton.runtime import interpreter as triton_interpreter
 from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, TensorHandle
 
 from attngen.runtime.interpreter_precision import encode, is_encoded
+from attngen.runtime.replaced import replaced
 
 Hook = Callable[..., Any]
 
@@ -62,8 +63,8 @@ class Sanitizer:
     def __enter__(self) -> "Sanitizer":
         run = InterpretedFunction.run
         self._stack.enter_context(_poisoned_memory())
-        self._stack.enter_context(_replaced(InterpretedFunction, {"run": self._launch_hook(run)}))
-        self._stack.enter_context(_replaced(InterpreterBuilder, self._access_hooks(InterpreterBuilder)))
+        self._stack.enter_context(replaced(InterpretedFunction, {"run": self._launch_hook(run)}))
+        self._stack.enter_context(replaced(InterpreterBuilder, self._access_hooks(InterpreterBuilder)))
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -201,19 +202,7 @@ def _poisoned_memory() -> Iterator[None]:
     )
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        with _replaced(torch.utils.deterministic, {"fill_uninitialized_memory": True}):
+        with replaced(torch.utils.deterministic, {"fill_uninitialized_memory": True}):
             yield
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-
-
-@contextlib.contextmanager
-def _replaced(owner: Any, members: Mapping[str, Any]) -> Iterator[None]:
-    before = {name: getattr(owner, name) for name in members}
-    for name, member in members.items():
-        setattr(owner, name, member)
-    try:
-        yield
-    finally:
-        for name, original in before.items():
-            setattr(owner, name, original)

@@ -40,8 +40,8 @@ def attention(dtype: torch.dtype, rows: int, is_causal: bool, block: int) -> tup
     tile = sample_attention.Tile(block, block, 4, 1)
     sample_attention.OVERRIDES.update(forward=tile, backward_query=tile)
     with interpreting(sample_attention), Sanitizer():
-        out, lse = sample_attention.launch_forward(q, k, v, {}, call)
-        dq = sample_attention.launch_backward(grad, q, k, v, {}, out, lse, call)
+        out, lse = sample_attention.launch_forward(q, k, v, call)
+        dq = sample_attention.launch_backward(grad, q, k, v, out, lse, call)
     sample_attention.OVERRIDES.clear()
     exact = q.double().requires_grad_()
     wanted = torch.nn.functional.scaled_dot_product_attention(exact, k.double(), v.double(), is_causal=is_causal)

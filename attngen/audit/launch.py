@@ -1,0 +1,56 @@
+"""Makes a generated module launch each of its kernels once, for CPU tensors, whatever arguments its launchers take.
+
+On CPU tensors the op takes the way of its kernels only if they are interpreted, and then chooses tiles for the
+interpreter. So the op is shown kernels that are not Triton's compiled class, and its launchers see the real ones.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from attngen.audit.compile import Case
+from attngen.ir import Axis, Input, Normalizer
+from attngen.runtime.replaced import replaced
+
+LAUNCHERS = ("launch_forward", "launch_backward")
+
+
+def launch_kernels(module: ModuleType, normalizer: Normalizer, case: Case) -> None:
+    """One call of the op and its backward. Every input is a tensor, and has a gradient if it can."""
+    op: Callable[..., torch.Tensor] = getattr(module, f"{normalizer.name}_attention")
+    shape = (1, case.heads, case.length, case.head_dim)
+    query, key, value = (torch.zeros(shape, dtype=getattr(torch, case.dtype), requires_grad=True) for _ in range(3))
+    inputs = {declared.name: _tensor(declared, case) for declared in normalizer.inputs}
+    with _launching_on_cpu(module):
+        output = op(query, key, value, **inputs, is_causal=case.is_causal)
+        torch.autograd.backward((output,), (torch.zeros_like(output),))
+
+
+def _tensor(declared: Input, case: Case) -> torch.Tensor:
+    sizes: dict[Axis, int] = {
+        "batch": 1,
+        "head": case.heads,
+        "kv_head": case.heads,
+        "query": case.length,
+        "key": case.length,
+    }
+    return torch.full([sizes[axis] for axis in declared.axes], 0.5, requires_grad=declared.grad)
+
+
+@contextlib.contextmanager
+def _launching_on_cpu(module: ModuleType) -> Iterator[None]:
+    kernels = {name: getattr(module, name) for name in module.KERNELS}
+    launchers = {name: _with_kernels(module, kernels, getattr(module, name)) for name in LAUNCHERS}
+    with replaced(module, dict.fromkeys(kernels) | launchers):
+        yield
+
+
+def _with_kernels(module: ModuleType, kernels: dict[str, Any], launcher: Callable[..., Any]) -> Callable[..., Any]:
+    def launch(*args: Any, **kwargs: Any) -> Any:
+        with replaced(module, kernels):
+            return launcher(*args, **kwargs)
+
+    return launch

@@ -1,0 +1,168 @@
+"""What an audit found, as rows, and the rows as a table for people or as JSON for programs.
+
+A finding is a reason not to ship a configuration: it fails to compile, it doesn't fit, it spills. A remark is a reason
+to look at it. Neither torch nor Triton is needed here.
+"""
+
+import io
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from textwrap import indent
+
+from rich.console import Console
+from rich.table import Table
+
+from attngen.audit.targets import TARGETS
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one compiled kernel asks of its target. Instructions are counted in the code, a loop's body once."""
+
+    registers: int  # per thread
+    stack: int  # bytes per thread
+    spills: int  # instructions that move registers to the stack and back
+    shared: int  # bytes per CTA
+    shared_limit: int
+    ctas: int  # per multiprocessor
+    instructions: int
+    matrix: dict[str, int]
+    special: dict[str, int]
+    async_copies: int
+    waits: int  # for asynchronous matrix products
+    main_loop_instructions: int
+    main_loop_special: int
+    special_per_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One kernel in one configuration. `resources` is None where `error` says why it didn't compile."""
+
+    target: str
+    kernel: str
+    head_dim: int
+    dtype: str
+    mask: str
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+    resources: Resources | None
+    error: str | None = None
+
+    @property
+    def title(self) -> str:
+        tile = f"{self.block_m}x{self.block_n}, {self.num_warps} warps, {self.num_stages} stages"
+        return f"{self.kernel} on {self.target}, head dim {self.head_dim}, {self.dtype}, {self.mask}, {tile}"
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        if self.resources is None:
+            return (f"fails to compile: {self.error}",)
+        need, found = self.resources, []
+        if need.shared > need.shared_limit:
+            found.append(f"needs {need.shared:,} bytes of shared memory, {need.shared_limit:,} are there")
+        elif need.ctas == 0:
+            found.append("does not fit on a multiprocessor")
+        if need.spills or need.stack:
+            found.append(f"spills: {need.spills} instructions, {need.stack} bytes of stack per thread")
+        return tuple(found)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        products = self.resources.matrix.get("HGMMA", 0) if self.resources else 0
+        if self.resources and products and self.resources.waits >= products:
+            return (f"matrix products look serialized: {self.resources.waits} waits for {products} HGMMA",)
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    name: str
+    triton: str
+    rows: tuple[Row, ...]
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What is wrong, one line per kernel and mistake; empty if all is well."""
+        return tuple(f"{row.title}: {finding}" for row in self.rows for finding in row.findings)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return tuple(f"{row.title}: {remark}" for row in self.rows for remark in row.remarks)
+
+
+def to_json(audit: Audit) -> str:
+    """A list with one object per row, its findings and remarks among them."""
+    rows = [asdict(row) | {"findings": row.findings, "remarks": row.remarks} for row in audit.rows]
+    return json.dumps(rows, indent=2)
+
+
+# Column -> what it says.
+LEGEND = {
+    "tile": "BLOCK_M x BLOCK_N, warps, stages",
+    "regs": "registers per thread",
+    "spills": "instructions that spill registers / bytes of stack per thread",
+    "shared": "shared memory per CTA in KiB",
+    "CTAs": "how many CTAs one multiprocessor runs at a time",
+    "matrix": "matrix product instructions in the code, and waits for them where they are asynchronous",
+    "special/score": "instructions of the special function unit (exp2, reciprocal, ...) per score, in the main loop",
+    "async": "asynchronous copies in the code",
+}
+
+
+def render(audit: Audit, width: int = 140) -> str:
+    """Tables per target, what the columns mean, then findings and remarks in words."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
+    console.print(f"{audit.name}, Triton {audit.triton}", markup=False)
+    for target in TARGETS:
+        rows = [row for row in audit.rows if row.target == target]
+        if rows:
+            console.print(f"\n{target}", _table(rows), sep="\n", markup=False)
+    console.print()
+    for column, meaning in LEGEND.items():
+        console.print(f"{column:13}  {meaning}", markup=False)
+    for title, lines in (("Findings", audit.findings), ("Remarks", audit.remarks)):
+        if lines:
+            items = (indent(line, "  ").replace(" ", "-", 1) for line in lines)
+            console.print(f"\n{title}", *items, sep="\n", markup=False, soft_wrap=True)
+    if not audit.findings:
+        console.print("\nNo findings: everything compiles, fits, and nothing spills.")
+    assert isinstance(console.file, io.StringIO)
+    return "".join(line.rstrip() + "\n" for line in console.file.getvalue().splitlines())
+
+
+def _table(rows: list[Row]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("kernel", "D", "dtype", "mask", *LEGEND, ""):
+        is_text = name in ("kernel", "dtype", "mask", "tile", "matrix")
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*_cells(row))
+    return table
+
+
+def _cells(row: Row) -> list[str]:
+    tile = f"{row.block_m}x{row.block_n} {row.num_warps}w {row.num_stages}s"
+    call = [row.kernel, str(row.head_dim), row.dtype, row.mask, tile]
+    need = row.resources
+    if need is None:
+        return [*call, *("-" for _ in range(len(LEGEND) - 1)), "!"]
+    return [
+        *call,
+        str(need.registers),
+        f"{need.spills}/{need.stack}" if need.spills or need.stack else "0",
+        f"{need.shared / 1024:.1f}",
+        str(need.ctas),
+        _matrix(Counter(need.matrix), need.waits),
+        f"{need.special_per_score:.2f}",
+        str(need.async_copies),
+        "!" if row.findings else "?" if row.remarks else "",
+    ]
+
+
+def _matrix(products: Counter[str], waits: int) -> str:
+    listed = ", ".join(f"{count} {name}" for name, count in sorted(products.items())) or "none"
+    return f"{listed}, {waits} waits" if waits else listed
