@@ -165,30 +165,31 @@ SASS = """
         /*0000*/                   LDC R1, c[0x0][0x28] ;                 /* 0x00000a00ff017b82 */
         /*0010*/                   LDGSTS.E.BYPASS.128 [R2], [R4.64] ;    /* 0x000e700000000800 */
         /*0020*/                   HGMMA.64x64x16.F32.BF16 R24, gdesc[UR8], RZ, !UPT ;
-        /*0030*/              @!P4 BRA 0x110 ;
-        /*0040*/                   HGMMA.64x64x16.F32.BF16 R24, gdesc[UR8], R24, gsb0 ;
-        /*0050*/                   WARPGROUP.DEPBAR.LE gsb0, 0x0 ;
-        /*0060*/                   MUFU.RCP R3, R3 ;
-        /*0070*/                   BRA.U UP0, 0x60 ;
-        /*0080*/              @!P2 BRA 0x20 ;
-        /*0090*/                   HGMMA.64x64x16.F32.BF16 R24, gdesc[UR8], RZ, !UPT ;
-        /*00a0*/               @P1 STL [R1+0x4], R9 ;
-        /*00b0*/                   MUFU.EX2 R3, R3 ;
-        /*00c0*/                   BRA 0x90 ;
-        /*00d0*/                   LDL R9, [R1+0x4] ;
-        /*00e0*/               @P5 BRA 0x20 ;
-        /*00f0*/                   HGMMA.64x64x16.F32.BF16 R24, gdesc[UR8], R24, gsb0 ;
-        /*0100*/                   EXIT ;
-        /*0110*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P4, [R0], R2 ;
-        /*0120*/              @!P4 BRA 0x110 ;
-        /*0130*/                   BRA 0x40 ;
+        /*0030*/               @P1 STL [R1+0x4], R9 ;
+        /*0040*/                   MUFU.EX2 R3, R3 ;
+        /*0050*/                   BRA 0x20 ;
+        /*0060*/                   HGMMA.64x64x16.F32.BF16 R24, gdesc[UR8], RZ, !UPT ;
+        /*0070*/              @!P4 BRA 0x120 ;
+        /*0080*/                   HGMMA.64x64x16.F32.BF16 R24, gdesc[UR8], R24, gsb0 ;
+        /*0090*/                   WARPGROUP.DEPBAR.LE gsb0, 0x0 ;
+        /*00a0*/                   MUFU.RCP R3, R3 ;
+        /*00b0*/                   BRA.U UP0, 0xa0 ;
+        /*00c0*/              @!P2 BRA 0x60 ;
+        /*00d0*/                   HGMMA.64x64x16.F32.BF16 R24, gdesc[UR8], R24, gsb0 ;
+        /*00e0*/                   HGMMA.64x64x16.F32.BF16 R24, gdesc[UR8], R24, gsb0 ;
+        /*00f0*/                   LDL R9, [R1+0x4] ;
+        /*0100*/               @P5 BRA 0x20 ;
+        /*0110*/                   EXIT ;
+        /*0120*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P4, [R0], R2 ;
+        /*0130*/              @!P4 BRA 0x120 ;
+        /*0140*/                   BRA 0x80 ;
 """
 
 
 def test_sass_is_read() -> None:
     code = parse_sass(SASS)
-    assert (code.registers, code.stack, len(code.instructions)) == (168, 16, 20)
-    assert of_kind(code.instructions, "matrix") == {"HGMMA": 4}
+    assert (code.registers, code.stack, len(code.instructions)) == (168, 16, 21)
+    assert of_kind(code.instructions, "matrix") == {"HGMMA": 5}
     assert of_kind(code.instructions, "special") == {"EX2": 1, "RCP": 1}
     assert of_kind(code.instructions, "spill") == {"STL": 1, "LDL": 1}
     assert of_kind(code.instructions, "async") == {"LDGSTS": 1}
@@ -198,7 +199,7 @@ def test_sass_is_read() -> None:
 def test_the_main_loop_is_the_one_with_the_most_products() -> None:
     """Not the loop around both, not one with fewer products, not the way back from a barrier behind the end."""
     loop = parse_sass(SASS).main_loop()
-    assert [loop[0].address, loop[-1].address] == [0x20, 0x80]
+    assert [loop[0].address, loop[-1].address] == [0x60, 0xC0]
     assert of_kind(loop, "special") == {"RCP": 1}
 
 
@@ -262,6 +263,7 @@ def test_instructions_are_told_apart(opcode: str, kind: str) -> None:
         ("sm_90", 32, 1, 0, 32),  # 32 CTAs
         ("sm_90", 168, 4, 0, 3),  # three warps of 168 * 32 registers in each quarter of the register file
         ("sm_90", 168, 12, 0, 1),
+        ("sm_90", 96, 1, 0, 20),  # five in each quarter, though the whole would hold 21
         ("sm_90", 169, 4, 0, 2),  # dealt out in eights
         ("sm_90", 255, 8, 65536, 1),
         ("sm_90", 64, 4, 65536, 3),  # 228 KiB hold three times 65 KiB
