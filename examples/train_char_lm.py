@@ -9,6 +9,7 @@ reference of `attngen.verify`.
 """
 
 import argparse
+import importlib.util
 import math
 import sys
 import sysconfig
@@ -178,7 +179,10 @@ def parsed_arguments() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="of the loss; default: %(default)s")
     parser.add_argument("--png", type=Path, help="also draw the curves (needs matplotlib)")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.png and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--png needs matplotlib")
+    return arguments
 
 
 def main() -> int:

@@ -60,7 +60,7 @@ def test_a_mistake_in_one_spec_leaves_everything_unwritten(tmp_path: Path, wrong
     folder = tmp_path / "ops"
     found = run("build", "softmax", wrong, "-o", folder)
     assert found.exit_code == 1
-    assert f"{wrong}:2:23: error:" in found.stderr
+    assert f"{wrong}:2:27: error:" in found.stderr
     assert not folder.exists()
 
 
@@ -75,7 +75,7 @@ def test_two_specs_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_a_mistake_in_a_spec_is_found_by_every_command(command: str, wrong: Path) -> None:
     found = run(command, wrong)
     assert found.exit_code == 1
-    assert f"{wrong}:2:23: error:" in found.stderr
+    assert f"{wrong}:2:27: error:" in found.stderr
 
 
 @pytest.mark.parametrize("command", ["build", "explain", "verify", "audit"])
