@@ -1,0 +1,1 @@
+"""Verification of an attention op against the float64 meaning of its spec."""

@@ -1,0 +1,176 @@
+"""What an op may err: the float64 result of a case, and per tensor the largest error that low precision excuses.
+
+    tolerance(x) = 2 * max(E_plain(x), E_moved(x)) + 2 * eps * M(x)
+
+E_plain is the largest error of the same written-out formula in plain torch in the case's dtype (the field's rule).
+E_moved is the largest change of the float64 result when every element of the operands moves, up or down, by half an ulp
+of a 16-bit dtype or by two ulps of float32 (Note [Luck]).
+M is the size of the terms that make up x, so that a result that cancels to zero is excused the rounding of its terms.
+A result is a mapping from `out`, `grad query`, `grad key`, `grad value` and `grad NAME` to tensors.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from attngen import ir
+from attngen.verify.draw import Drawn
+from attngen.verify.reference import Call, Operands, attention, weights
+
+Results = dict[str, Tensor]
+Run = Callable[[Operands, Call], Tensor]
+
+
+class Undecided(Exception):
+    """The case says nothing about the op, because its float64 meaning is not finite or not representable."""
+
+
+class Violation(Exception):
+    """The op breaks the property; the message says where and by how much."""
+
+
+class Movement(NamedTuple):
+    """How far operands move, in ulps of the query's dtype, and how many times."""
+
+    ulps: float
+    draws: int
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """The float64 results of a case, and the largest error per tensor that an op may have."""
+
+    exact: Results
+    tolerance: Mapping[str, float]
+
+
+def expect(normalizer: ir.Normalizer, drawn: Drawn, call: Call, movement: Movement | None = None) -> Expectation:
+    """The float64 results of a case and their tolerances. Raises Undecided where there is no finite result.
+
+    `movement` is how the operands move for E_moved, if it isn't what the dtype asks for.
+    """
+    dtype = drawn.operands.query.dtype
+    exact = reference_results(normalizer, drawn, call, torch.float64)
+    others = [reference_results(normalizer, drawn, call, dtype)]
+    for moved in _moved(drawn, movement or _MOVEMENTS[dtype]):
+        others.append(reference_results(normalizer, moved, call, torch.float64))
+        _check_finite(others[-1], dtype)
+    _check_finite(exact, dtype)
+    terms = _terms(normalizer, drawn, call, exact)
+    return Expectation(exact, {n: _tolerance(x, [o[n] for o in others], terms[n], dtype) for n, x in exact.items()})
+
+
+def _check_finite(found: Results, dtype: torch.dtype) -> None:
+    for name, x in found.items():
+        if not float(x.abs().max()) < torch.finfo(dtype).max:  # so that NaN is caught as well
+            raise Undecided(f"{name} is not finite in float64, or beyond the range of {dtype}")
+
+
+def _tolerance(exact: Tensor, others: list[Tensor], terms: float, dtype: torch.dtype) -> float:
+    info = torch.finfo(dtype)
+    errors = [float((other.double() - exact).abs().max()) for other in others]
+    excused = max(error for error in errors if math.isfinite(error))  # plain torch may overflow: no excuse for an op
+    return 2 * excused + 2 * info.eps * max(terms, info.smallest_normal)
+
+
+# Note [Luck]
+# On a case of a few numbers plain torch may happen to be exact, and twice its error is then no measure of anything. An
+# op that errs no more than a rounding of its operands would change the result is right by any standard, and the larger
+# of two such changes is rarely small by luck. It also measures cases where plain torch overflows and an op must not.
+# Ops compute in float32: for 16-bit operands their own roundings are nothing beside half an ulp, while in float32 the
+# score alone is rounded several times (the sum over channels, the scale, the change of base, the maximum): two ulps.
+_MOVEMENTS = {torch.float32: Movement(2.0, 2), torch.bfloat16: Movement(0.5, 2), torch.float16: Movement(0.5, 2)}
+
+
+def _moved(drawn: Drawn, movement: Movement) -> Iterator[Drawn]:
+    """Every element of every tensor times 1 + delta or 1 - delta, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    delta = torch.finfo(drawn.operands.query.dtype).eps * movement.ulps
+
+    def moved(x: Tensor) -> Tensor:
+        sign = torch.randint(2, x.shape, generator=generator, dtype=torch.float64) * 2 - 1
+        return x.double() * (1 + delta * sign.to(x.device))
+
+    old = drawn.operands
+    for _ in range(movement.draws):
+        inputs = {name: moved(x) if isinstance(x, Tensor) else x for name, x in old.inputs.items()}
+        yield Drawn(Operands(moved(old.query), moved(old.key), moved(old.value), inputs), moved(drawn.grad_out))
+
+
+def _terms(normalizer: ir.Normalizer, drawn: Drawn, call: Call, exact: Results) -> dict[str, float]:
+    """M: for the output sum_j |w_j v_j|; for a gradient its direct part and its part through the row statistics.
+
+    These two are what cancels, down to an exact zero where the weights are invariant.
+    """
+    direct = reference_results(normalizer, drawn, call, torch.float64, hold_statistics=True)
+    terms = {name: float(direct[name].abs().max() + (x - direct[name]).abs().max()) for name, x in exact.items()}
+    old = drawn.operands
+    weight = weights(normalizer, old, call, torch.float64).abs()
+    absolute = weight @ old.value.double().abs().repeat_interleave(weight.shape[1] // old.key.shape[1], dim=1)
+    return terms | {"out": float(absolute.max())}
+
+
+def reference_results(
+    normalizer: ir.Normalizer, drawn: Drawn, call: Call, dtype: torch.dtype, *, hold_statistics: bool = False
+) -> Results:
+    """The written-out formula in `dtype` and its gradients by autograd."""
+
+    def run(operands: Operands, call: Call) -> Tensor:
+        return attention(normalizer, operands, call, dtype, hold_statistics=hold_statistics)
+
+    return results(run, drawn, call, differentiable(normalizer))
+
+
+def differentiable(normalizer: ir.Normalizer) -> frozenset[str]:
+    return frozenset(source.name for source in normalizer.inputs if source.grad)
+
+
+def results(run: Run, drawn: Drawn, call: Call, with_gradient: frozenset[str]) -> Results:
+    """The output of `run` and its gradients with respect to query, key, value and the inputs named."""
+    old = drawn.operands
+    leaves = {"query": _leaf(old.query), "key": _leaf(old.key), "value": _leaf(old.value)}
+    inputs = {name: _leaf(x) if isinstance(x, Tensor) else x for name, x in old.inputs.items()}
+    leaves |= {name: x for name, x in inputs.items() if isinstance(x, Tensor) and name in with_gradient}
+    out = run(Operands(leaves["query"], leaves["key"], leaves["value"], inputs), call)
+    grad_out = drawn.grad_out.to(out.dtype)
+    grads = torch.autograd.grad(out, list(leaves.values()), grad_out, allow_unused=True)
+    pairs = zip(leaves.items(), grads, strict=True)
+    return {"out": out.detach()} | {f"grad {name}": torch.zeros_like(x) if g is None else g for (name, x), g in pairs}
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_()
+
+
+def check(got: Results, expected: Expectation) -> float:
+    """The largest error in units of the tolerance. Raises Violation where it is above 1, or an element not finite."""
+    return max(check_one(name, got[name], exact, expected.tolerance[name]) for name, exact in expected.exact.items())
+
+
+def check_one(name: str, got: Tensor, exact: Tensor, tolerance: float) -> float:
+    """As `check`, for one tensor."""
+    if got.shape != exact.shape:
+        raise Violation(f"{name} has the shape {tuple(got.shape)}, should be {tuple(exact.shape)}")
+    error = (got.double() - exact.double()).abs().nan_to_num(nan=math.inf)
+    ratio = float(error.max()) / tolerance if float(error.max()) > 0 else 0.0
+    if ratio > 1:
+        raise Violation(_place(name, got, exact, error) + f", {ratio:.3g} times the tolerance of {tolerance:.3g}")
+    return ratio
+
+
+def check_equal(name: str, got: Tensor, other: Tensor, what: str) -> None:
+    """Raises Violation unless the two are equal bit by bit; `what` says why they should be."""
+    if not torch.equal(got, other):
+        error = (got.double() - other.double()).abs().nan_to_num(nan=math.inf)
+        raise Violation(_place(name, got, other, error) + f": {what}")
+
+
+def _place(name: str, got: Tensor, exact: Tensor, error: Tensor) -> str:
+    flat = int(error.argmax())
+    index = ", ".join(str(int(i)) for i in torch.unravel_index(torch.tensor(flat), error.shape))
+    values = f"{float(got.flatten()[flat]):.9g}, should be {float(exact.flatten()[flat]):.9g}"
+    return f"{name}[{index}] is {values}: the error is {float(error.flatten()[flat]):.3g}"
