@@ -13,6 +13,7 @@ import torch
 
 from attngen.audit.compile import Case
 from attngen.ir import Axis, Input, Normalizer
+from attngen.runtime.interpreter import keeping_bfloat16
 from attngen.runtime.replaced import replaced
 
 LAUNCHERS = ("launch_forward", "launch_backward")
@@ -44,7 +45,7 @@ def _tensor(declared: Input, case: Case) -> torch.Tensor:
 def _launching_on_cpu(module: ModuleType) -> Iterator[None]:
     kernels = {name: getattr(module, name) for name in module.KERNELS}
     launchers = {name: _with_kernels(module, kernels, getattr(module, name)) for name in LAUNCHERS}
-    with replaced(module, dict.fromkeys(kernels) | launchers):
+    with keeping_bfloat16(module), replaced(module, dict.fromkeys(kernels) | launchers):
         yield
 
 

@@ -10,6 +10,7 @@ barriers, registers, shared memory. Process-global, not for several threads. Tri
 import contextlib
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any
 
@@ -45,9 +46,17 @@ def interpreting(*modules: ModuleType) -> Iterator[None]:
             stack.enter_context(_exchanged(space))
         for wrapper in wrappers:
             stack.enter_context(replaced(wrapper, {"fn": _interpreted_version(wrapper.fn)}))
+        for module in modules:
+            stack.enter_context(keeping_bfloat16(module))
         stack.enter_context(replaced(triton.knobs.runtime, {"interpret": True}))
         stack.enter_context(replaced(triton_interpreter, {"_patch_lang_tensor": _patch_lang_tensor}))
         yield
+
+
+def keeping_bfloat16(module: ModuleType) -> AbstractContextManager[None]:
+    """Generated modules hand the interpreter float32 in place of bf16 unless they are told that it is repaired."""
+    flag = "INTERPRETS_BFLOAT16"
+    return replaced(module, {flag: True} if hasattr(module, flag) else {})
 
 
 def _library_namespaces() -> list[Namespace]:

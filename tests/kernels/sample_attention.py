@@ -24,6 +24,7 @@ CONFIGS: dict[str, dict[str, Tile]] = {
     "gfx942": {"forward": Tile(128, 64, 4, 1), "backward_query": Tile(128, 32, 4, 1)},
 }
 OVERRIDES: dict[str, Tile] = {}
+INTERPRETS_BFLOAT16 = False
 
 
 class Call(NamedTuple):
@@ -153,6 +154,8 @@ class _Attention(torch.autograd.Function):
     def forward(ctx, query, key, value, call):
         if query.device.type == "cpu" and isinstance(sample_forward, triton.JITFunction):
             raise NotImplementedError("the portable path")
+        if not isinstance(sample_forward, triton.JITFunction) and not INTERPRETS_BFLOAT16:
+            query, key, value = query.float(), key.float(), value.float()
         out, lse = launch_forward(query, key, value, call)
         ctx.save_for_backward(query, key, value, out, lse)
         ctx.call = call

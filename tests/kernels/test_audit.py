@@ -79,6 +79,14 @@ def test_products_on_hopper_are_pipelined_and_loads_asynchronous(everywhere: Aud
     assert 0 < forward.waits < forward.matrix["HGMMA"]
 
 
+@pytest.mark.parametrize(("dtype", "pointer"), [("bfloat16", "*bf16"), ("float16", "*fp16")])
+def test_kernels_are_compiled_for_the_type_of_the_call(dtype: str, pointer: str) -> None:
+    case = Case(64, dtype)
+    for kernel in compile_launches(TARGETS["sm_80"], case, lambda: launch_kernels(sample_attention, SAMPLE, case)):
+        signature = kernel.code.src.signature
+        assert {signature["Q"], signature["K"], signature["V"]} == {pointer}
+
+
 @pytest.mark.parametrize(("length", "is_multiple"), [(1024, True), (1000, False)])
 def test_hints_are_those_of_the_launch(length: int, is_multiple: bool) -> None:
     case = Case(64, length=length)

@@ -18,6 +18,13 @@ from tests.kernels import sample_attention, sample_kernels
 BFLOAT16, E4M3, E5M2 = torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2
 
 
+def test_generated_modules_are_told_that_bf16_is_right() -> None:
+    q = torch.randn(1, 1, 32, 32).bfloat16()
+    with interpreting(sample_attention):
+        assert sample_attention.sample_attention(q, q, q).dtype == BFLOAT16
+    assert not sample_attention.INTERPRETS_BFLOAT16
+
+
 def test_no_environment_variable_is_needed() -> None:
     assert not triton.knobs.runtime.interpret
     with interpreting(sample_attention):
