@@ -90,7 +90,7 @@ def arrange(
 ) -> Arranged:
     """Statements that compute `targets`; temporaries are called `prefix` with a number."""
     state = _Arrangement(dict(places), spelling.repeats, prefix)
-    grouped = {name: _grouped(_lowered(expr, spelling.lower), state) for name, expr in targets.items()}
+    grouped = {name: _grouped(lowered(expr, spelling.lower), state) for name, expr in targets.items()}
     for expr in grouped.values():
         _count(expr, state.uses)
     for name, expr in grouped.items():
@@ -104,8 +104,9 @@ def arrange(
     return Arranged(outer, tuple(s for s in state.statements if s.place.loop))
 
 
-def _lowered(expr: Expr, lower: Callable[[Expr], Expr]) -> Expr:
-    children = tuple(_lowered(child, lower) for child in ir.children(expr))
+def lowered(expr: Expr, lower: Callable[[Expr], Expr]) -> Expr:
+    """`expr` in the operations that the target has, from the leaves up."""
+    children = tuple(lowered(child, lower) for child in ir.children(expr))
     return lower(ir.with_children(expr, children) if children else expr)
 
 

@@ -40,11 +40,15 @@ _TORCH = {
 
 @dataclass(frozen=True)
 class Printer:
-    """Prints formulas of one language. `spread` says how a vector is written among tiles, from its place."""
+    """Prints formulas of one language.
+
+    `spread` says how a vector is written among tiles, from its place; `blank` is a tile of zeros.
+    """
 
     functions: Mapping[str, str]
     spelling: Spelling
     spread: Callable[[str, Place], str]
+    blank: str
 
     def text(self, expr: Expr, places: Mapping[str, Place], here: Place) -> str:
         """`expr` as source text, in a statement whose own place is `here`."""
@@ -151,6 +155,10 @@ def _repeated(base: Expr, times: int) -> Expr:
 _TRITON["square"] = "_square({0})"
 _TORCH["square"] = "torch.square({0})"
 
-TRITON = Printer(_TRITON, Spelling(_lower_triton, frozenset()), _column_or_row)
-TRITON_TRANSPOSED = Printer(_TRITON, Spelling(_lower_triton, frozenset()), _row_or_column)
-TORCH = Printer(_TORCH, Spelling(_lower_torch, frozenset()), lambda name, _: name)
+TRITON = Printer(
+    _TRITON, Spelling(_lower_triton, frozenset()), _column_or_row, "tl.zeros([BLOCK_M, BLOCK_N], tl.float32)"
+)
+TRITON_TRANSPOSED = Printer(
+    _TRITON, Spelling(_lower_triton, frozenset()), _row_or_column, "tl.zeros([BLOCK_N, BLOCK_M], tl.float32)"
+)
+TORCH = Printer(_TORCH, Spelling(_lower_torch, frozenset()), lambda name, _: name, "torch.zeros_like(qk)")

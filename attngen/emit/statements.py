@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from attngen import ir
 from attngen.analysis.result import Accumulator, Carry, ForwardPass, Pivot
-from attngen.emit.arrange import Arranged, Place, Statement, arrange, factors
+from attngen.emit.arrange import Arranged, Place, Statement, arrange, factors, lowered
 from attngen.emit.printers import Printer
 from attngen.ir import Apply, Expr, Name, Number
 from attngen.schedule import OpPlan
@@ -39,9 +39,10 @@ OVER_KEYS, OVER_QUERIES = Loop(keys_move=True), Loop(keys_move=False)
 
 @dataclass(frozen=True, slots=True)
 class InputUse:
-    """An input as a kernel sees it: `axes` are those with a stride, `level` is uniform, row, key or pair."""
+    """An input as a kernel sees it: its place among the op's inputs, its axes, its level: uniform, row, key or pair."""
 
     name: str
+    position: int
     axes: tuple[str, ...]
     level: str
 
@@ -67,6 +68,7 @@ class Lines:
     outer: tuple[str, ...]
     inner: tuple[str, ...]
     text: Mapping[str, str]
+    tile: Mapping[str, str]  # the same, spread over a whole tile of scores
     uses: Uses
 
 
@@ -89,10 +91,11 @@ class CarryText:
 
 @dataclass(frozen=True, slots=True)
 class AccumulatorText:
-    """`by_columns`: the weight is the same for all rows, so a wholly visible tile needs a column sum alone."""
+    """`by_columns`: the weight, then `column`, is the same for all rows; a wholly visible tile needs a column sum alone."""
 
     name: str
     body: str
+    column: str
     rescale: str | None
     by_columns: bool
 
@@ -122,7 +125,7 @@ class Scribe:
     def __init__(self, plan: OpPlan, printer: Printer, loop: Loop) -> None:
         self.plan, self.printer, self.loop = plan, printer, loop
         self.inputs = {
-            i.name: InputUse(i.name, tuple(i.axes), input_level(i)) for i in plan.normalizer.inputs
+            i.name: InputUse(i.name, n, tuple(i.axes), input_level(i)) for n, i in enumerate(plan.normalizer.inputs)
         }
         self.leaves = self._leaves()
 
@@ -154,6 +157,7 @@ class Scribe:
             tuple(shown[s.name] for s in arranged.outer if s.name in shown),
             tuple(shown[s.name] for s in arranged.inner if s.name in shown),
             text,
+            {name: self._spread(_resolved(Name(name), aliases), text[name], places) for name in targets},
             self._uses(s.expr for s in statements),
         )
 
@@ -165,9 +169,21 @@ class Scribe:
         moved = {renamed[name]: places[name] for name in ir.names(expr)}
         return self.printer.text(ir.substitute(expr, {k: Name(v) for k, v in renamed.items()}), moved, here)
 
+    def _spread(self, value: Expr, text: str, places: Mapping[str, Place]) -> str:
+        if isinstance(value, Name):
+            place = places[value.id]
+            if place.row and place.key:
+                return text
+            text = self.printer.spread(text, place) if place.row or place.key else text
+        return f"{text} + {self.printer.blank}"
+
     def _uses(self, exprs: Iterable[Expr]) -> Uses:
         found = frozenset().union(*map(ir.names, exprs))
         return Uses(found & frozenset(ir.BUILTINS), tuple(use for name, use in self.inputs.items() if name in found))
+
+    def inline(self, expr: Expr) -> str:
+        """One formula as one expression."""
+        return self._text(lowered(expr, self.printer.spelling.lower), self.leaves, UNIFORM)
 
     def forward_pass(self, index: int) -> PassText:
         forward = self.plan.analysis.forward
@@ -185,7 +201,7 @@ class Scribe:
             tuple(line for name, line in zip(names, lines.inner, strict=True) if name not in late),
             tuple(self._pivot(p, (*this.carries, *accumulators), lines) for p in this.pivots),
             tuple(line for name, line in zip(names, lines.inner, strict=True) if name in late),
-            tuple(CarryText(c.name, c.kind, lines.text[_term(c)], _rescale(c)) for c in this.carries),
+            tuple(CarryText(c.name, c.kind, lines.tile[_term(c)], _rescale(c)) for c in this.carries),
             tuple(self._accumulator(a, lines, arranged) for a in accumulators),
             self._statistics(this),
             lines.uses,
@@ -202,12 +218,15 @@ class Scribe:
                 change = change if carry.power == 1 else ir.apply("mul", Number(carry.power), change)
                 factor = self.printer.spelling.lower(ir.apply("exp", change))
                 factors_on_old[str(_rescale(carry))] = self._text(factor, places, row)
-        return PivotText(pivot.name, lines.text[_exponent(pivot)], tuple(factors_on_old.items()))
+        return PivotText(pivot.name, lines.tile[_exponent(pivot)], tuple(factors_on_old.items()))
 
     def _accumulator(self, accumulator: Accumulator, lines: Lines, arranged: Arranged) -> AccumulatorText:
         place = next(s.place for s in (*arranged.outer, *arranged.inner) if s.name == _term(accumulator))
         by_columns = not place.row and accumulator.pivot is None
-        return AccumulatorText(accumulator.name, lines.text[_term(accumulator)], _rescale(accumulator), by_columns)
+        name = _term(accumulator)
+        return AccumulatorText(
+            accumulator.name, lines.tile[name], lines.text[name], _rescale(accumulator), by_columns
+        )
 
     def _statistics(self, this: ForwardPass) -> tuple[str, ...]:
         """Lines behind the loop; what a name is equal to anyway needs none."""
@@ -254,18 +273,18 @@ def _variable(name: str, is_input: bool) -> str:
     return {"d": "head_dim", "n_q": "query_count", "n_k": "key_count", "pi": "PI"}.get(name, name)
 
 
-def split_uniform(expr: Expr, scribe: Scribe) -> tuple[Expr, Expr]:
-    """expr = uniform * rest: what doesn't vary inside a kernel's program is applied once, at its end."""
+def split_uniform(expr: Expr) -> tuple[Expr, Expr]:
+    """expr = factor * rest: what is the same in the whole call is applied once, when a sum is complete."""
     sign, above, below = factors(expr)
-    outside = [f for f in above if _is_uniform(f, scribe)]
-    under = [f for f in below if _is_uniform(f, scribe)]
+    outside = [f for f in above if _is_constant(f)]
+    under = [f for f in below if _is_constant(f)]
     inside, inside_below = [f for f in above if f not in outside], [f for f in below if f not in under]
     rest = _quotient(inside, inside_below)
     return _quotient(outside, under), ir.apply("neg", rest) if sign < 0 else rest
 
 
-def _is_uniform(expr: Expr, scribe: Scribe) -> bool:
-    return all(scribe.leaves[name] == UNIFORM for name in ir.names(expr))
+def _is_constant(expr: Expr) -> bool:
+    return all(name in _BUILTIN_PLACES for name in ir.names(expr))
 
 
 def _quotient(above: list[Expr], below: list[Expr]) -> Expr:

@@ -1,0 +1,245 @@
+"""Assembly: `OpPlan` -> the context of the module template, kernel by kernel.
+
+Each kernel's formulas are arranged and printed for it alone, since what can leave a loop depends on which side of the
+tile stays. Decides no mathematics; what is summed, saved and handed over stands in the plan.
+"""
+
+import re
+from collections.abc import Iterable
+
+from attngen import ir, notation
+from attngen.analysis.result import InputGradient, RowSum
+from attngen.emit import context as ct
+from attngen.emit import glossary as gl
+from attngen.emit.configs import CONFIGS
+from attngen.emit.printers import TORCH, TRITON, TRITON_TRANSPOSED, Printer
+from attngen.emit.statements import (
+    OVER_KEYS,
+    OVER_QUERIES,
+    UNIFORM,
+    Lines,
+    PassText,
+    Scribe,
+    Uses,
+    input_level,
+    split_uniform,
+)
+from attngen.schedule import OpPlan
+from attngen.version import __version__
+
+# log(1 + u) / u on [0, 1], highest power first: Chebyshev's fit of degree 9, relative error below 6e-9.
+LOG1P_POLYNOMIAL = (
+    -0.003176057018,
+    0.01954252726,
+    -0.05637361283,
+    0.105436238,
+    -0.1526966707,
+    0.1966327426,
+    -0.2495161626,
+    0.333297105,
+    -0.4999989265,
+    0.9999999947,
+)
+
+
+def assemble(plan: OpPlan, digest: str) -> ct.ModuleContext:
+    """The template's context for `plan`; `digest` identifies the spec in the module's header and its op's name."""
+    return _Assembly(plan).module(digest)
+
+
+class _Assembly:
+    def __init__(self, plan: OpPlan) -> None:
+        self.plan, self.normalizer, self.backward = plan, plan.normalizer, plan.analysis.backward
+        self.positions = {i.name: n for n, i in enumerate(self.normalizer.inputs)}
+
+    def module(self, digest: str) -> ct.ModuleContext:
+        plan, normalizer = self.plan, self.normalizer
+        forward, query, key, portable = self.forward(), self.query(), self.key(), self.portable()
+        pairs = tuple(self.pair(g) for g in plan.pair_gradients)
+        return ct.ModuleContext(
+            name=normalizer.name,
+            version=__version__,
+            digest=digest,
+            title=gl.docstring_text((normalizer.title or f"{normalizer.name} attention").rstrip(".")),
+            formula=gl.docstring_text(gl.formula(plan)),
+            reference=gl.docstring_text(normalizer.reference),
+            score=notation.text(normalizer.score),
+            glossary=gl.glossary(plan),
+            forward_formulas=gl.forward_formulas(plan),
+            backward_formulas=gl.backward_formulas(plan),
+            functions=_device_functions((forward, query, key, pairs)),
+            portable_functions=_device_functions(portable),
+            log1p_polynomial=LOG1P_POLYNOMIAL,
+            dp=self.backward.dp,
+            delta=self.backward.delta,
+            saved_rows=plan.saved_rows,
+            saved_accumulators=plan.saved_accumulators,
+            handed_over=plan.handed_over,
+            products=self.products(),
+            row_values=self.row_values(),
+            forward=forward,
+            query=query,
+            key=key,
+            pairs=pairs,
+            portable=portable,
+            kernel_names=self.kernel_names(),
+            configs=CONFIGS,
+            inputs=tuple(self.input_text(i) for i in normalizer.inputs),
+            gradient_inputs=tuple(ct.GradientPlace(self.positions[g.name], g.level) for g in self.gradient_order()),
+            flops=ct.Flops(1, 1),
+        )
+
+    def gradient_order(self) -> tuple[InputGradient, ...]:
+        return self.plan.row_gradients + self.plan.key_gradients + self.plan.pair_gradients
+
+    def kernel_names(self) -> tuple[str, ...]:
+        name = self.normalizer.name
+        pairs = (f"{name}_backward_pair_{g.name}" for g in self.plan.pair_gradients)
+        return f"{name}_forward", f"{name}_backward_query", f"{name}_backward_key", *pairs
+
+    def products(self) -> tuple[ct.Product, ...]:
+        saved = (*self.plan.saved_rows, *self.plan.saved_accumulators)
+        return tuple(ct.Product(p.name, p.accumulator, saved.index(p.accumulator)) for p in self.backward.products)
+
+    def row_values(self) -> tuple[ct.RowValue, ...]:
+        """What the key and pair kernels read per row: saved by the forward or handed over by the query kernel."""
+        saved = tuple(ct.RowValue(name, f"saved[{n}]") for n, name in enumerate(self.plan.saved_rows))
+        return saved + tuple(ct.RowValue(name, name) for name in self.plan.handed_over)
+
+    def input_text(self, spec_input: ir.Input) -> ct.InputText:
+        default = "" if spec_input.default is None else _uniform_text(self.plan, spec_input.default)
+        shown = "" if spec_input.default is None else notation.text(spec_input.default)
+        return ct.InputText(spec_input.name, spec_input.axes, gl.input_doc(spec_input), default, shown)
+
+    def kernel_use(self, uses: Iterable[Uses]) -> ct.KernelUse:
+        total = Uses(frozenset(), ())
+        for use in uses:
+            total |= use
+        return ct.KernelUse(tuple(sorted(total.inputs, key=lambda i: i.position)), total.builtins)
+
+    def forward(self, printer: Printer = TRITON) -> ct.ForwardText:
+        scribe = Scribe(self.plan, printer, OVER_KEYS)
+        passes = tuple(scribe.forward_pass(n) for n in range(len(self.plan.analysis.forward.passes)))
+        lines = scribe.output()
+        terms = tuple(
+            ct.Term(a.name, _column(lines.text[f"{a.name}_factor"], self.is_row(f), printer))
+            for a, f in zip(
+                self.plan.analysis.forward.accumulators, self.plan.analysis.forward.factors, strict=True
+            )
+        )
+        kernel = self.kernel_use([*(p.uses for p in passes), lines.uses])
+        return ct.ForwardText(passes, ct.Output(lines.outer + lines.inner, terms), kernel)
+
+    def is_row(self, expr: ir.Expr) -> bool:
+        """Whether a row-level formula really varies from row to row."""
+        rows = {i.name for i in self.normalizer.inputs if "query" in i.axes} | {"i", "n"}
+        for forward_pass in self.plan.analysis.forward.passes:
+            rows |= {c.name for c in forward_pass.carries} | {p.name for p in forward_pass.pivots}
+            rows |= {s.name for s in forward_pass.statistics}
+        return not rows.isdisjoint(ir.names(expr))
+
+    def query(self) -> ct.QueryText:
+        scribe = Scribe(self.plan, TRITON, OVER_KEYS)
+        factor, dqk = split_uniform(self.backward.dqk)
+        main = self.section(scribe, {"dqk": dqk}, self.plan.row_sums)
+        prepass = self.section(scribe, {}, self.backward.prepass, "a") if self.backward.prepass else None
+        last = self.row_epilogue(scribe, factor)
+        uses = [main.uses, last.uses] + ([prepass.uses] if prepass else [])
+        gradients = tuple(ct.GradientText(g.name, last.text[_value(g)]) for g in self.plan.row_gradients)
+        epilogue = ct.Epilogue(last.outer + last.inner, last.text["factor"])
+        return ct.QueryText(self.kernel_use(uses), prepass, main, epilogue, gradients)
+
+    def row_epilogue(self, scribe: Scribe, factor: ir.Expr) -> Lines:
+        sums = {s.name: scribe.loop.row for s in self.plan.row_sums}
+        return scribe.lines({"factor": factor} | {_value(g): g.value for g in self.plan.row_gradients}, sums, "u")
+
+    def section(
+        self, scribe: Scribe, targets: dict[str, ir.Expr], sums: tuple[RowSum, ...], prefix: str = "t"
+    ) -> ct.Section:
+        lines = scribe.lines(targets | {_term(s): s.body for s in sums}, None, prefix)
+        summands = tuple(ct.Summand(s.name, lines.tile[_term(s)]) for s in sums)
+        dqk, weight, value = (lines.tile.get(name, "") for name in ("dqk", "weight", "value"))
+        return ct.Section(lines.outer, lines.inner, lines.uses, summands, dqk, weight, value)
+
+    def key(self) -> ct.KeyText:
+        scribe = Scribe(self.plan, TRITON_TRANSPOSED, OVER_QUERIES)
+        factor, dqk = split_uniform(self.backward.dqk)
+        targets = {"weight": self.backward.weights, "dqk": dqk}
+        values = {_value(g): g.value for g in self.plan.key_gradients}
+        lines = scribe.lines(targets | values)
+        main = ct.Section(
+            lines.outer, lines.inner, lines.uses, dqk=lines.tile["dqk"], weight=lines.tile["weight"]
+        )
+        last = scribe.lines({"factor": factor}, None, "u")
+        gradients = tuple(ct.GradientText(g.name, lines.tile[_value(g)]) for g in self.plan.key_gradients)
+        kernel = self.kernel_use([lines.uses, last.uses])
+        return ct.KeyText(kernel, main, ct.Epilogue(last.outer + last.inner, last.text["factor"]), gradients)
+
+    def pair(self, gradient: InputGradient) -> ct.PairText:
+        scribe = Scribe(self.plan, TRITON, OVER_KEYS)
+        main = self.section(scribe, {"value": gradient.value}, ())
+        return ct.PairText(self.kernel_use([main.uses]), main, self.pair_gradient(gradient, ""))
+
+    def pair_gradient(self, gradient: InputGradient, text: str) -> ct.GradientText:
+        axes = self.normalizer.inputs[self.positions[gradient.name]].axes
+        sizes = {"batch": "batch", "head": "heads", "kv_head": "kv_heads", "query": "n_q", "key": "n_k"}
+        head = next((axis for axis in axes if axis in ("head", "kv_head")), "")
+        lacks = tuple(axis for axis, here in (("batch", "batch" in axes), ("head", bool(head))) if not here)
+        shape = ", ".join(sizes[axis] for axis in axes)
+        return ct.GradientText(gradient.name, text, "batch" in axes, head, lacks, shape)
+
+    def portable(self) -> ct.PortableText:
+        scribe = Scribe(self.plan, TORCH, OVER_KEYS)
+        columns, pairs = self.plan.key_gradients, self.plan.pair_gradients
+        targets = {"weight": self.backward.weights, "dqk": self.backward.dqk}
+        targets |= {_value(g): g.value for g in columns + pairs}
+        targets |= {_term(s): s.body for s in self.plan.row_sums}
+        lines = scribe.lines(targets)
+        sums = tuple(ct.Summand(s.name, lines.tile[_term(s)]) for s in self.plan.row_sums)
+        main = ct.Section(lines.outer, lines.inner, lines.uses, sums, lines.tile["dqk"], lines.tile["weight"])
+        prepass = self.section(scribe, {}, self.backward.prepass, "a") if self.backward.prepass else None
+        last = self.row_epilogue(scribe, ir.number(1))
+        return ct.PortableText(
+            forward=self.forward(TORCH),
+            prepass=prepass,
+            main=main,
+            uses=self.kernel_use([lines.uses, last.uses] + ([prepass.uses] if prepass else [])),
+            epilogue=last.outer + last.inner,
+            row_gradients=tuple(ct.GradientText(g.name, last.text[_value(g)]) for g in self.plan.row_gradients),
+            key_gradients=tuple(ct.GradientText(g.name, lines.tile[_value(g)]) for g in columns),
+            pair_gradients=tuple(self.pair_gradient(g, lines.tile[_value(g)]) for g in pairs),
+            saved_texts=tuple(f"{name}[..., 0]" for name in self.plan.saved_rows) + self.plan.saved_accumulators,
+            returns=tuple(self.portable_return(g) for g in self.gradient_order()),
+        )
+
+    def portable_return(self, gradient: InputGradient) -> str:
+        name = f"d_{gradient.name}"
+        if gradient.level == "row":
+            return f"torch.cat({name}_rows, dim=2)"
+        if gradient.level == "key":
+            return f"torch.cat({name}_keys, dim=-1).squeeze(2)"
+        return f"_own_axes(torch.cat({name}_rows, dim=2), INPUT_AXES[{self.positions[gradient.name]}], group)"
+
+
+def _value(gradient: InputGradient) -> str:
+    return f"{gradient.name}_gradient"
+
+
+def _term(row_sum: RowSum) -> str:
+    return f"{row_sum.name}_term"
+
+
+def _column(text: str, is_row: bool, printer: Printer) -> str:
+    """A row factor as it multiplies an accumulator of many channels."""
+    return f"{text}[:, None]" if is_row and printer is TRITON else text
+
+
+def _uniform_text(plan: OpPlan, expr: ir.Expr) -> str:
+    """A formula of sizes alone, as Python text."""
+    lines = Scribe(plan, TORCH, OVER_KEYS).inline(expr)
+    return lines
+
+
+def _device_functions(texts: object) -> frozenset[str]:
+    """The device functions that any printed line calls."""
+    return frozenset(re.findall(r"(?<![\w.])(_\w+)\(", repr(texts)))

@@ -1,0 +1,191 @@
+"""The context of the module template: everything that it prints, from an `OpPlan`.
+
+Formulas arrive here as trees and leave as text, statement by statement; the templates add structure alone. Its fields
+are what the templates use, no more and no less, which a test holds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from attngen.emit.configs import Config
+from attngen.emit.statements import InputUse, PassText, Uses
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    name: str
+    factor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    lines: tuple[str, ...]
+    terms: tuple[Term, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Summand:
+    name: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One loop of a backward kernel: lines before and inside it, the tile's formulas, the row sums."""
+
+    outer: tuple[str, ...]
+    inner: tuple[str, ...]
+    uses: Uses
+    sums: tuple[Summand, ...] = ()
+    dqk: str = ""
+    weight: str = ""
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Epilogue:
+    lines: tuple[str, ...]
+    factor: str
+
+
+@dataclass(frozen=True, slots=True)
+class GradientText:
+    """Text of an input's gradient. The last four say, of a pair-level one, how its own axes stand."""
+
+    name: str
+    text: str
+    has_batch: bool = False
+    head_axis: str = ""
+    lacks: tuple[str, ...] = ()
+    shape: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelUse:
+    """What a whole kernel reads beside query, key and value."""
+
+    inputs: tuple[InputUse, ...]
+    builtins: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class RowValue:
+    name: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class InputText:
+    """An input of the public function. `default` is Python text over head_dim, query_count and key_count, or empty."""
+
+    name: str
+    axes: tuple[str, ...]
+    doc: str
+    default: str
+    default_text: str
+
+
+@dataclass(frozen=True, slots=True)
+class GradientPlace:
+    """Which input a result of the backward belongs to, and at which level it is raw."""
+
+    position: int
+    level: str
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A dot product with a saved accumulator; `position` is its place among the saved tensors."""
+
+    name: str
+    accumulator: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardText:
+    passes: tuple[PassText, ...]
+    output: Output
+    kernel: KernelUse
+
+
+@dataclass(frozen=True, slots=True)
+class QueryText:
+    kernel: KernelUse
+    prepass: Section | None
+    main: Section
+    epilogue: Epilogue
+    gradients: tuple[GradientText, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyText:
+    kernel: KernelUse
+    main: Section
+    epilogue: Epilogue
+    gradients: tuple[GradientText, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PairText:
+    kernel: KernelUse
+    main: Section
+    gradient: GradientText
+
+
+@dataclass(frozen=True, slots=True)
+class PortableText:
+    forward: ForwardText
+    prepass: Section | None
+    main: Section
+    uses: KernelUse
+    epilogue: tuple[str, ...]
+    row_gradients: tuple[GradientText, ...]
+    key_gradients: tuple[GradientText, ...]
+    pair_gradients: tuple[GradientText, ...]
+    saved_texts: tuple[str, ...]
+    returns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Flops:
+    forward_qk: int
+    forward_pv: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleContext:
+    """Everything that `templates/module.py.jinja` uses."""
+
+    name: str
+    version: str
+    digest: str
+    title: str
+    formula: str
+    reference: str
+    score: str
+    glossary: tuple[str, ...]
+    forward_formulas: tuple[str, ...]
+    backward_formulas: tuple[str, ...]
+    functions: frozenset[str]
+    portable_functions: frozenset[str]
+    log1p_polynomial: tuple[float, ...]
+    dp: str
+    delta: str | None
+    saved_rows: tuple[str, ...]
+    saved_accumulators: tuple[str, ...]
+    handed_over: tuple[str, ...]
+    products: tuple[Product, ...]
+    row_values: tuple[RowValue, ...]
+    forward: ForwardText
+    query: QueryText
+    key: KeyText
+    pairs: tuple[PairText, ...]
+    portable: PortableText
+    kernel_names: tuple[str, ...]
+    configs: Mapping[str, tuple[Config, ...]]
+    inputs: tuple[InputText, ...]
+    gradient_inputs: tuple[GradientPlace, ...]
+    flops: Flops
+
+
