@@ -65,11 +65,15 @@ def _influence(statistic: Statistic, symbol: Sym, carries: Carries, result: Grad
 
 
 def slope(statistic: Statistic, variable: Sym, result: Gradients) -> Sym:
-    """Summand of d statistic / d variable. Ties of amax and amin share it, as in torch."""
+    """Summand of d statistic / d variable. Ties of amax and amin share it, as in torch.
+
+    # Note [Attained extrema]: scores are recomputed, by products whose rounding may differ from the forward's. So a key
+    attains the extremum if it comes within a few units in the last place of it.
+    """
     inner = sy.derivative(statistic.body, variable)
     if statistic.kind == "sum" or inner == 0:
         return inner
-    attained = sy.where(sy.eq(sy.attach(statistic.body), statistic.symbol), ONE, ZERO)
+    attained = sy.where(sy.attains(sy.attach(statistic.body), statistic.symbol), ONE, ZERO)
     return inner * attained / result.sum_over_keys(attained)
 
 

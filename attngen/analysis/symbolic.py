@@ -132,6 +132,7 @@ class Condition(RealFunction):
 class gt(Condition): ...  # noqa: N801
 class ge(Condition): ...  # noqa: N801
 class eq(Condition): ...  # noqa: N801
+class attains(Condition): ...  # noqa: N801
 class and_(Condition): ...  # noqa: N801
 class or_(Condition): ...  # noqa: N801
 class not_(Condition): ...  # noqa: N801
@@ -151,7 +152,7 @@ _FREEZE: dict[Any, str] = {
     sp.exp: "exp", expm1: "expm1", sp.log: "log", log1p: "log1p", absolute: "abs", sp.Abs: "abs", sign: "sign",
     sp.sign: "sign", sp.tanh: "tanh", sigmoid: "sigmoid", softplus: "softplus", relu: "relu", sp.erf: "erf",
     sp.atan: "atan", sp.sin: "sin", sp.cos: "cos", minimum: "min", maximum: "max", clip: "clip", where: "where",
-    gt: "gt", ge: "ge", eq: "eq", and_: "and", or_: "or", not_: "not",
+    gt: "gt", ge: "ge", eq: "eq", attains: "attains", and_: "and", or_: "or", not_: "not",
 }  # fmt: skip
 
 _POSITIVE = frozenset({"d", "n_q", "n_k", "n"})

@@ -27,14 +27,15 @@ _TRITON = {
     "softplus": "_softplus({0})", "relu": "tl.maximum({0}, 0.0)", "erf": "tl.erf({0})", "atan": "_atan({0})",
     "sin": "tl.sin({0})", "cos": "tl.cos({0})", "min": "tl.minimum({0}, {1})", "max": "tl.maximum({0}, {1})",
     "where": "tl.where({0}, {1}, {2})", "logistic2": "1.0 / (1.0 + tl.exp2({0}))",
+    "attains": "_attains({0}, {1})",
 }  # fmt: skip
 _TORCH = {
     "exp": "torch.exp({0})", "log": "torch.log({0})", "expm1": "torch.expm1({0})", "log1p": "torch.log1p({0})",
     "sqrt": "torch.sqrt({0})", "abs": "torch.abs({0})", "sign": "torch.sign({0})", "tanh": "torch.tanh({0})",
-    "sigmoid": "torch.sigmoid({0})", "softplus": "_softplus({0})", "relu": "torch.relu({0})",
+    "sigmoid": "torch.sigmoid({0})", "softplus": "_plain_softplus({0})", "relu": "torch.relu({0})",
     "erf": "torch.erf({0})", "atan": "torch.atan({0})", "sin": "torch.sin({0})", "cos": "torch.cos({0})",
-    "min": "_minimum({0}, {1})", "max": "_maximum({0}, {1})", "where": "torch.where({0}, {1}, {2})",
-    "pow": "torch.pow({0}, {1})",
+    "min": "_plain_minimum({0}, {1})", "max": "_plain_maximum({0}, {1})", "where": "torch.where({0}, {1}, {2})",
+    "pow": "torch.pow({0}, {1})", "attains": "_plain_attains({0}, {1})",
 }  # fmt: skip
 
 

@@ -179,7 +179,7 @@ class Scribe:
 
     def _uses(self, exprs: Iterable[Expr]) -> Uses:
         found = frozenset().union(*map(ir.names, exprs))
-        return Uses(found & frozenset(ir.BUILTINS), tuple(use for name, use in self.inputs.items() if name in found))
+        return Uses(found & (frozenset(ir.BUILTINS) | {"LOG2E"}), tuple(use for name, use in self.inputs.items() if name in found))
 
     def inline(self, expr: Expr) -> str:
         """One formula as one expression."""
