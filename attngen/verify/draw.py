@@ -40,7 +40,7 @@ def draw(case: Case, normalizer: ir.Normalizer, device: str) -> Drawn:
     generator = torch.Generator().manual_seed(case.seed)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     query = case.gain * normal(case.batch, case.heads, case.n_q, case.d)
     key = normal(case.batch, case.kv_heads, case.n_k, case.d)
