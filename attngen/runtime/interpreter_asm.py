@@ -28,6 +28,7 @@ INLINE_ASM: Mapping[str, Emulation] = MappingProxyType(
         "cos.approx": np.cos,
         "div.full": np.divide,
         "fma.rn": lambda x, y, z: x * y + z,
+        "mov": lambda x: x,
     }
 )
 

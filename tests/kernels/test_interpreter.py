@@ -130,6 +130,7 @@ def test_the_maximum_ignores_nan() -> None:
         ("rcp.approx.ftz.f32 $0, $1;", torch.reciprocal),
         ("lg2.approx.ftz.f32 $0, $1;", torch.log2),
         ("ex2.approx.ftz.f32 $0, $1;", torch.exp2),
+        ("mov.b32 $0, $1;", torch.clone),
     ],
 )
 def test_inline_assembly(text: str, function: object) -> None:
