@@ -104,9 +104,10 @@ def explain(spec: str, form: str, output: Path | None, statics: Statics) -> None
 
     It tells the passes over the keys, the carries and their merge, the stable form and the gradients, as formulas.
     """
+    compilation = _compile(spec, statics)
     from attngen.explain import render
 
-    text = render(_compile(spec, statics), form)
+    text = render(compilation, form)
     if output is None:
         click.echo(text)
     else:
@@ -126,11 +127,11 @@ def audit(spec: str, targets: tuple[str, ...], save_binary: Path | None, as_json
     Reports registers, shared memory, spills and instructions for each configuration on each architecture. Fails
     if a configuration does not compile, does not fit, or spills.
     """
+    compilation = _compile(spec, statics)  # a mistake in the spec is told before torch is imported
     from attngen.audit.module import Request, audit_module
     from attngen.audit.report import render, to_json
     from attngen.runtime.loader import load_module
 
-    compilation = _compile(spec, statics)
     request = Request(save_binary=save_binary)
     request = replace(request, targets=_known_targets(targets)) if targets else request
     progress = partial(click.echo, err=True)
@@ -153,10 +154,11 @@ def verify(spec: str, replay: str | None, interpret: bool, statics: Statics, **s
     The op is held to the formula's float64 meaning on random cases: values, gradients, masks, layouts, claims.
     Fails with the smallest case that is wrong, and with the command that replays it.
     """
+    compilation = _compile(spec, statics)
     from attngen.cli_verify import Verification
 
     command = " ".join([spec, *(f"--set {name}={value}" for name, value in statics)])
-    verification = Verification(_compile(spec, statics), command, interpret, **settings)
+    verification = Verification(compilation, command, interpret, **settings)
     try:
         passed = verification.replay(replay) if replay is not None else verification.run()
     except ValueError as error:  # a replay that isn't one, a device that isn't there
