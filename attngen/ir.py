@@ -121,7 +121,7 @@ class Normalizer:
     """What a spec means: the weights of one row of attention, as formulas.
 
     `score` is a formula without reductions that does not use `s`. `weights` and the bodies of `lets` may use `s` and
-    hold reductions; `weights` has the lets inlined, `lets` are kept, as written, for people (they may name earlier lets).
+    hold reductions; `weights` has the lets inlined, `lets` are kept as written, for people.
     """
 
     name: str

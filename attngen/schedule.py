@@ -46,9 +46,7 @@ class OpPlan:
 
 def schedule(normalizer: ir.Normalizer, analysis: Analysis) -> OpPlan:
     backward = analysis.backward
-    by_level = {
-        level: tuple(g for g in backward.inputs if g.level == level) for level in ("row", "key", "pair")
-    }
+    by_level = {level: tuple(g for g in backward.inputs if g.level == level) for level in ("row", "key", "pair")}
     return OpPlan(
         normalizer=normalizer,
         analysis=analysis,

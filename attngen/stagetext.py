@@ -20,7 +20,9 @@ def _lines(node: Any) -> list[str]:
     lines = [type(node).__name__]
     for field in dataclasses.fields(node):
         value = _lines(getattr(node, field.name))
-        lines += [f"  {field.name}: {value[0]}"] if len(value) == 1 else [f"  {field.name}:", *(f"    {v}" for v in value)]
+        lines += (
+            [f"  {field.name}: {value[0]}"] if len(value) == 1 else [f"  {field.name}:", *(f"    {v}" for v in value)]
+        )
     return lines
 
 

@@ -1,8 +1,8 @@
 """Analysis: normalizer -> `Analysis`. The stages in order, and the way back from sympy to formulas.
 
-    passes      reductions, their passes, the output's terms
-    carries     the stable form of every pass
-    gradient    row adjoints, gradients of the dot product and of the inputs
+passes      reductions, their passes, the output's terms
+carries     the stable form of every pass
+gradient    row adjoints, gradients of the dot product and of the inputs
 """
 
 from collections.abc import Callable, Iterable

@@ -52,7 +52,7 @@ def derive_adjoints(staged: Staged, carries: Carries) -> Gradients:
 
 
 def _influence(statistic: Statistic, symbol: Sym, carries: Carries, result: Gradients) -> Sym:
-    """dr_l sum_j dg_l/dr_k of a later statistic. The adjoint's exponentials go into the sum, which they keep bounded."""
+    """dr_l sum_j dg_l/dr_k of a later statistic. The adjoint's exponentials go into the sum and keep it bounded."""
     if not sy.uses(statistic.body, [symbol]):
         return ZERO
     summand = sy.attach(slope(statistic, symbol, result))

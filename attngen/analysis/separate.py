@@ -127,7 +127,7 @@ _RULES: dict[Any, Callable[[Sym, Scope], list[Term]]] = {
 
 
 def offset_and_factor(body: Sym, scope: Scope) -> tuple[Sym, Sym, Sym]:
-    """body = offset + factor * rest with offset and factor of the row, and factor > 0: amax and amin commute with that."""
+    """body = offset + factor * rest, both of the row and factor > 0: amax and amin commute with that."""
     addends = sy.Add.make_args(body)
     offset = sy.Add(*(a for a in addends if scope.is_row(a)))
     rest = body - offset

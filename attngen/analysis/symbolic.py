@@ -31,31 +31,31 @@ class RealFunction(sp.Function):  # type: ignore[misc]
     is_real = True
 
 
-class sigmoid(RealFunction):  # noqa: N801 - named as in formulas
+class sigmoid(RealFunction):
     is_positive = True
 
     def fdiff(self, argindex: int = 1) -> Sym:
         return sigmoid(self.args[0]) * (1 - sigmoid(self.args[0]))
 
 
-class softplus(RealFunction):  # noqa: N801
+class softplus(RealFunction):
     is_positive = True
 
     def fdiff(self, argindex: int = 1) -> Sym:
         return sigmoid(self.args[0])
 
 
-class expm1(RealFunction):  # noqa: N801
+class expm1(RealFunction):
     def fdiff(self, argindex: int = 1) -> Sym:
         return exp(self.args[0])
 
 
-class log1p(RealFunction):  # noqa: N801
+class log1p(RealFunction):
     def fdiff(self, argindex: int = 1) -> Sym:
         return 1 / (1 + self.args[0])
 
 
-class relu(RealFunction):  # noqa: N801
+class relu(RealFunction):
     is_nonnegative = True
 
     @classmethod
@@ -66,7 +66,7 @@ class relu(RealFunction):  # noqa: N801
         return where(gt(self.args[0], ZERO), ONE, ZERO)
 
 
-class absolute(RealFunction):  # noqa: N801
+class absolute(RealFunction):
     is_nonnegative = True
 
     @classmethod
@@ -77,12 +77,12 @@ class absolute(RealFunction):  # noqa: N801
         return sign(self.args[0])
 
 
-class sign(RealFunction):  # noqa: N801
+class sign(RealFunction):
     def fdiff(self, argindex: int = 1) -> Sym:
         return ZERO
 
 
-class maximum(RealFunction):  # noqa: N801
+class maximum(RealFunction):
     @classmethod
     def eval(cls, a: Sym, b: Sym) -> Sym:
         return a if a == b else None
@@ -92,7 +92,7 @@ class maximum(RealFunction):  # noqa: N801
         return where(gt(mine, other), ONE, where(eq(mine, other), HALF, ZERO))
 
 
-class minimum(RealFunction):  # noqa: N801
+class minimum(RealFunction):
     @classmethod
     def eval(cls, a: Sym, b: Sym) -> Sym:
         return a if a == b else None
@@ -102,14 +102,14 @@ class minimum(RealFunction):  # noqa: N801
         return where(gt(other, mine), ONE, where(eq(mine, other), HALF, ZERO))
 
 
-class clip(RealFunction):  # noqa: N801
+class clip(RealFunction):
     def fdiff(self, argindex: int = 1) -> Sym:
         x, low, high = self.args
         inside = and_(ge(x, low), ge(high, x))
         return where((inside, gt(low, x), gt(x, high))[argindex - 1], ONE, ZERO)
 
 
-class where(RealFunction):  # noqa: N801
+class where(RealFunction):
     @classmethod
     def eval(cls, condition: Sym, a: Sym, b: Sym) -> Sym:
         return a if a == b else None
@@ -129,13 +129,25 @@ class Condition(RealFunction):
         return ZERO
 
 
-class gt(Condition): ...  # noqa: N801
-class ge(Condition): ...  # noqa: N801
-class eq(Condition): ...  # noqa: N801
-class attains(Condition): ...  # noqa: N801
-class and_(Condition): ...  # noqa: N801
-class or_(Condition): ...  # noqa: N801
-class not_(Condition): ...  # noqa: N801
+class gt(Condition): ...
+
+
+class ge(Condition): ...
+
+
+class eq(Condition): ...
+
+
+class attains(Condition): ...
+
+
+class and_(Condition): ...
+
+
+class or_(Condition): ...
+
+
+class not_(Condition): ...
 
 
 _THAW: dict[str, Any] = {

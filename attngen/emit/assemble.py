@@ -16,12 +16,9 @@ from attngen.emit.printers import TORCH, TRITON, TRITON_TRANSPOSED, Printer
 from attngen.emit.statements import (
     OVER_KEYS,
     OVER_QUERIES,
-    UNIFORM,
     Lines,
-    PassText,
     Scribe,
     Uses,
-    input_level,
     split_uniform,
 )
 from attngen.schedule import OpPlan
@@ -86,6 +83,9 @@ class _Assembly:
             configs=CONFIGS,
             inputs=tuple(self.input_text(i) for i in normalizer.inputs),
             gradient_inputs=tuple(ct.GradientPlace(self.positions[g.name], g.level) for g in self.gradient_order()),
+            input_axes=tuple(i.axes for i in normalizer.inputs),
+            gradient_places=tuple((self.positions[g.name], g.level) for g in self.gradient_order()),
+            uses_math=bool(plan.analysis.forward.passes[0].pivots) or "inf" in repr(portable) or "PI" in repr(portable),
             flops=ct.Flops(1, 1),
         )
 
@@ -123,9 +123,7 @@ class _Assembly:
         lines = scribe.output()
         terms = tuple(
             ct.Term(a.name, _column(lines.text[f"{a.name}_factor"], self.is_row(f), printer))
-            for a, f in zip(
-                self.plan.analysis.forward.accumulators, self.plan.analysis.forward.factors, strict=True
-            )
+            for a, f in zip(self.plan.analysis.forward.accumulators, self.plan.analysis.forward.factors, strict=True)
         )
         kernel = self.kernel_use([*(p.uses for p in passes), lines.uses])
         return ct.ForwardText(passes, ct.Output(lines.outer + lines.inner, terms), kernel)
@@ -167,9 +165,7 @@ class _Assembly:
         targets = {"weight": self.backward.weights, "dqk": dqk}
         values = {_value(g): g.value for g in self.plan.key_gradients}
         lines = scribe.lines(targets | values)
-        main = ct.Section(
-            lines.outer, lines.inner, lines.uses, dqk=lines.tile["dqk"], weight=lines.tile["weight"]
-        )
+        main = ct.Section(lines.outer, lines.inner, lines.uses, dqk=lines.tile["dqk"], weight=lines.tile["weight"])
         last = scribe.lines({"factor": factor}, None, "u")
         gradients = tuple(ct.GradientText(g.name, lines.tile[_value(g)]) for g in self.plan.key_gradients)
         kernel = self.kernel_use([lines.uses, last.uses])

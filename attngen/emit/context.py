@@ -185,7 +185,8 @@ class ModuleContext:
     kernel_names: tuple[str, ...]
     configs: Mapping[str, tuple[Config, ...]]
     inputs: tuple[InputText, ...]
+    input_axes: tuple[tuple[str, ...], ...]
     gradient_inputs: tuple[GradientPlace, ...]
+    gradient_places: tuple[tuple[int, str], ...]
+    uses_math: bool
     flops: Flops
-
-

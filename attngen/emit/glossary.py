@@ -64,9 +64,7 @@ def _scaled_name(accumulator: Accumulator, factor: ir.Expr) -> str:
 def _pass_formulas(number: int, this: ForwardPass) -> list[str]:
     lines = [f"{p.name} = max({notation.text(p.exponent)})" for p in this.pivots]
     lines += [_carry_formula(c) for c in this.carries]
-    lines += [
-        f"{s.name} = {notation.text(s.value)}" for s in this.statistics if s.value != ir.Name(s.name)
-    ]
+    lines += [f"{s.name} = {notation.text(s.value)}" for s in this.statistics if s.value != ir.Name(s.name)]
     return [f"pass {number}: {line}" for line in lines]
 
 

@@ -26,7 +26,7 @@ _TRITON = {
     "log1p": "_log1p({0})", "sqrt": "tl.sqrt({0})", "abs": "tl.abs({0})", "sign": "_sign({0})", "tanh": "_tanh({0})",
     "softplus": "_softplus({0})", "relu": "tl.maximum({0}, 0.0)", "erf": "tl.erf({0})", "atan": "_atan({0})",
     "sin": "tl.sin({0})", "cos": "tl.cos({0})", "min": "tl.minimum({0}, {1})", "max": "tl.maximum({0}, {1})",
-    "where": "tl.where({0}, {1}, {2})", "logistic2": "1.0 / (1.0 + tl.exp2({0}))",
+    "where": "tl.where({0}, {1}, {2})", "logistic2": "_logistic2({0}, CUDA)",
     "attains": "_attains({0}, {1})",
 }  # fmt: skip
 _TORCH = {
@@ -68,8 +68,7 @@ class Printer:
 
     def _apply(self, op: str, args: list[tuple[Expr, Mapping[str, Place], Place]], outer: int) -> str:
         if op in self.functions:
-            text = self.functions[op].format(*(self._print(*a, 0) for a in args))
-            return f"({text})" if op == "logistic2" and outer else text
+            return self.functions[op].format(*(self._print(*a, 0) for a in args))
         if op not in _PRECEDENCE:
             raise InternalError(f"the printer lacks {op}; was it to be lowered?")
         mine = _PRECEDENCE[op]
@@ -77,7 +76,7 @@ class Printer:
             text = ("-" if op == "neg" else "~") + self._print(*args[0], mine)
         else:
             # what stands right of the operator is bracketed at equal precedence: a - (b - c), a / (b * c)
-            # What stands right is bracketed at equal precedence, and every operand of & and |, which bind tighter than >.
+            # & and | bind tighter than >, so that their operands are bracketed.
             inner = [_ATOM if op in ("and", "or") else mine - (i == 0) for i in range(len(args))]
             text = _INFIX[op].join(self._print(*a, o) for a, o in zip(args, inner, strict=True))
         return f"({text})" if mine <= outer else text

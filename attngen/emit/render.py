@@ -5,6 +5,7 @@ beginning of a block, none at the end.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def templates_dir() -> Path:
 
 
 def environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(templates_dir()),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -30,6 +31,14 @@ def environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
+    env.filters["as_tuple"] = as_tuple
+    return env
+
+
+def as_tuple(items: Iterable[object]) -> str:
+    """Source text of a tuple of expressions."""
+    texts = [str(item).replace("'", '"') for item in items]
+    return f"({texts[0]},)" if len(texts) == 1 else f"({', '.join(texts)})"
 
 
 def render(context: ModuleContext) -> str:
@@ -60,14 +69,14 @@ def _next_line(lines: list[str], number: int) -> str:
 
 
 def _keeps_blank(kept: list[str], following: str) -> bool:
-    """Two before something at the left margin, one inside functions, none behind an opening or before a closing line."""
+    """Two before something at the left margin, one inside functions, none behind an opening line."""
     if not kept or not following:
         return False
     blanks = len(kept) - len([*_stripped(kept)])
-    outside = not re.match(r"\s", following)
-    if blanks >= (2 if outside else 1):
+    outside = not re.match(r"[\s#]", following)
+    if blanks >= (2 if outside or following.startswith("#") else 1):
         return False
-    return outside or not re.search(r"[:\[({,]$", kept[-1] or "x")
+    return not re.search(r"[:\[({,]$", kept[-1] or "x")
 
 
 def _stripped(kept: list[str]) -> list[str]:

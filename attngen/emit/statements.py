@@ -91,7 +91,7 @@ class CarryText:
 
 @dataclass(frozen=True, slots=True)
 class AccumulatorText:
-    """`by_columns`: the weight, then `column`, is the same for all rows; a wholly visible tile needs a column sum alone."""
+    """`by_columns`: the weight, then `column`, is the same for all rows; a full tile needs a column sum alone."""
 
     name: str
     body: str
@@ -138,7 +138,7 @@ class Scribe:
         rows = [*self.plan.saved_rows, *([backward.delta] if backward.delta else [])]
         rows += [p.name for p in backward.products] + [p.name for p in backward.prepass]
         rows += [s.name for p in self.plan.analysis.forward.passes for s in p.statistics]
-        return leaves | {name: row for name in rows}
+        return leaves | dict.fromkeys(rows, row)
 
     def lines(self, targets: Mapping[str, Expr], leaves: Mapping[str, Place] | None = None, prefix: str = "t") -> Lines:
         """Lines that compute `targets`; `leaves` are places of further names."""
@@ -179,7 +179,10 @@ class Scribe:
 
     def _uses(self, exprs: Iterable[Expr]) -> Uses:
         found = frozenset().union(*map(ir.names, exprs))
-        return Uses(found & (frozenset(ir.BUILTINS) | {"LOG2E"}), tuple(use for name, use in self.inputs.items() if name in found))
+        return Uses(
+            found & (frozenset(ir.BUILTINS) | {"LOG2E"}),
+            tuple(use for name, use in self.inputs.items() if name in found),
+        )
 
     def inline(self, expr: Expr) -> str:
         """One formula as one expression."""
@@ -224,9 +227,7 @@ class Scribe:
         place = next(s.place for s in (*arranged.outer, *arranged.inner) if s.name == _term(accumulator))
         by_columns = not place.row and accumulator.pivot is None
         name = _term(accumulator)
-        return AccumulatorText(
-            accumulator.name, lines.tile[name], lines.text[name], _rescale(accumulator), by_columns
-        )
+        return AccumulatorText(accumulator.name, lines.tile[name], lines.text[name], _rescale(accumulator), by_columns)
 
     def _statistics(self, this: ForwardPass) -> tuple[str, ...]:
         """Lines behind the loop; what a name is equal to anyway needs none."""
@@ -257,7 +258,9 @@ def _term(carry: Carry | Accumulator) -> str:
 def _rescale(carry: Carry | Accumulator) -> str | None:
     if carry.pivot is None:
         return None
-    return f"{carry.pivot}_rescale" if carry.power == 1 else f"{carry.pivot}_rescale_{str(carry.power).replace('/', '_')}"
+    return (
+        f"{carry.pivot}_rescale" if carry.power == 1 else f"{carry.pivot}_rescale_{str(carry.power).replace('/', '_')}"
+    )
 
 
 def _resolved(expr: Expr, aliases: Mapping[str, Expr]) -> Expr:
