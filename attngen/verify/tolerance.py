@@ -1,18 +1,18 @@
 """What an op may err: the float64 result of a case, and per tensor the largest error that low precision excuses.
 
-    tolerance(x) = 2 * max(E_plain(x), E_moved(x)) + 2 * eps * M(x)
+    tolerance(x) = 2 * max(E_plain(x), E_moved(x)) + 2 * (eps + eps32 * S) * M(x)
 
 E_plain is the largest error of the same written-out formula in plain torch in the case's dtype (the field's rule).
-E_moved is the largest change of the float64 result when every element of the operands moves, up or down, by half an ulp
-of a 16-bit dtype or by two ulps of float32 (Note [Luck]).
-M is the size of the terms that make up x, so that a result that cancels to zero is excused the rounding of its terms.
+E_moved is the largest change of the float64 result when every element of the operands moves by a rounding, up or down
+(Note [Luck]). M is the size of the terms that make up x, so that a result that cancels to zero is excused the rounding
+of its terms. S is the largest score: ops compute scores in float32, exp makes the absolute error of a score, S * eps32,
+the relative error of a weight, and a saved log-sum-exp carries it even where the weight does not depend on the score.
 A result is a mapping from `out`, `grad query`, `grad key`, `grad value` and `grad NAME` to tensors.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,13 +33,6 @@ class Violation(Exception):
     """The op breaks the property; the message says where and by how much."""
 
 
-class Movement(NamedTuple):
-    """How far operands move, in ulps of the query's dtype, and how many times."""
-
-    ulps: float
-    draws: int
-
-
 @dataclass(frozen=True, slots=True)
 class Expectation:
     """The float64 results of a case, and the largest error per tensor that an op may have."""
@@ -48,20 +41,18 @@ class Expectation:
     tolerance: Mapping[str, float]
 
 
-def expect(normalizer: ir.Normalizer, drawn: Drawn, call: Call, movement: Movement | None = None) -> Expectation:
-    """The float64 results of a case and their tolerances. Raises Undecided where there is no finite result.
-
-    `movement` is how the operands move for E_moved, if it isn't what the dtype asks for.
-    """
+def expect(normalizer: ir.Normalizer, drawn: Drawn, call: Call) -> Expectation:
+    """The float64 results of a case and their tolerances. Raises Undecided where there is no finite result."""
     dtype = drawn.operands.query.dtype
     exact = reference_results(normalizer, drawn, call, torch.float64)
     others = [reference_results(normalizer, drawn, call, dtype)]
-    for moved in _moved(drawn, movement or _MOVEMENTS[dtype]):
+    for moved in _moved(drawn):
         others.append(reference_results(normalizer, moved, call, torch.float64))
         _check_finite(others[-1], dtype)
     _check_finite(exact, dtype)
-    terms = _terms(normalizer, drawn, call, exact)
-    return Expectation(exact, {n: _tolerance(x, [o[n] for o in others], terms[n], dtype) for n, x in exact.items()})
+    rounding = torch.finfo(dtype).eps + torch.finfo(torch.float32).eps * _largest_score(normalizer, drawn, call)
+    floors = {name: 2 * rounding * max(m, _TINY[dtype]) for name, m in _terms(normalizer, drawn, call).items()}
+    return Expectation(exact, {n: _excused(x, [o[n] for o in others]) + floors[n] for n, x in exact.items()})
 
 
 def _check_finite(found: Results, dtype: torch.dtype) -> None:
@@ -70,48 +61,53 @@ def _check_finite(found: Results, dtype: torch.dtype) -> None:
             raise Undecided(f"{name} is not finite in float64, or beyond the range of {dtype}")
 
 
-def _tolerance(exact: Tensor, others: list[Tensor], terms: float, dtype: torch.dtype) -> float:
-    info = torch.finfo(dtype)
+def _excused(exact: Tensor, others: list[Tensor]) -> float:
     errors = [float((other.double() - exact).abs().max()) for other in others]
-    excused = max(error for error in errors if math.isfinite(error))  # plain torch may overflow: no excuse for an op
-    return 2 * excused + 2 * info.eps * max(terms, info.smallest_normal)
+    return 2 * max(error for error in errors if math.isfinite(error))  # plain torch may overflow: no excuse for an op
 
 
 # Note [Luck]
 # On a case of a few numbers plain torch may happen to be exact, and twice its error is then no measure of anything. An
 # op that errs no more than a rounding of its operands would change the result is right by any standard, and the larger
 # of two such changes is rarely small by luck. It also measures cases where plain torch overflows and an op must not.
-# Ops compute in float32: for 16-bit operands their own roundings are nothing beside half an ulp, while in float32 the
-# score alone is rounded several times (the sum over channels, the scale, the change of base, the maximum): two ulps.
-_MOVEMENTS = {torch.float32: Movement(2.0, 2), torch.bfloat16: Movement(0.5, 2), torch.float16: Movement(0.5, 2)}
+_MOVES = 2
+_TINY = {dtype: torch.finfo(dtype).smallest_normal for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 
 
-def _moved(drawn: Drawn, movement: Movement) -> Iterator[Drawn]:
-    """Every element of every tensor times 1 + delta or 1 - delta, in float64."""
+def _moved(drawn: Drawn) -> Iterator[Drawn]:
+    """Every element of every tensor times 1 + eps/2 or 1 - eps/2, in float64."""
     generator = torch.Generator().manual_seed(0)
-    delta = torch.finfo(drawn.operands.query.dtype).eps * movement.ulps
+    eps = torch.finfo(drawn.operands.query.dtype).eps
 
     def moved(x: Tensor) -> Tensor:
         sign = torch.randint(2, x.shape, generator=generator, dtype=torch.float64) * 2 - 1
-        return x.double() * (1 + delta * sign.to(x.device))
+        return x.double() * (1 + eps / 2 * sign.to(x.device))
 
     old = drawn.operands
-    for _ in range(movement.draws):
+    for _ in range(_MOVES):
         inputs = {name: moved(x) if isinstance(x, Tensor) else x for name, x in old.inputs.items()}
         yield Drawn(Operands(moved(old.query), moved(old.key), moved(old.value), inputs), moved(drawn.grad_out))
 
 
-def _terms(normalizer: ir.Normalizer, drawn: Drawn, call: Call, exact: Results) -> dict[str, float]:
+def _terms(normalizer: ir.Normalizer, drawn: Drawn, call: Call) -> dict[str, float]:
     """M: for the output sum_j |w_j v_j|; for a gradient its direct part and its part through the row statistics.
 
-    These two are what cancels, down to an exact zero where the weights are invariant.
+    These two are what cancels, down to an exact zero where the weights are invariant. Both are taken with |v| and |dO|,
+    because each contains dP = dO . v, whose terms cancel as well.
     """
-    direct = reference_results(normalizer, drawn, call, torch.float64, hold_statistics=True)
-    terms = {name: float(direct[name].abs().max() + (x - direct[name]).abs().max()) for name, x in exact.items()}
     old = drawn.operands
+    signless = replace(drawn.with_(value=old.value.abs()), grad_out=drawn.grad_out.abs())
+    whole = reference_results(normalizer, signless, call, torch.float64)
+    direct = reference_results(normalizer, signless, call, torch.float64, hold_statistics=True)
+    terms = {name: float(direct[name].abs().max() + (x - direct[name]).abs().max()) for name, x in whole.items()}
     weight = weights(normalizer, old, call, torch.float64).abs()
     absolute = weight @ old.value.double().abs().repeat_interleave(weight.shape[1] // old.key.shape[1], dim=1)
     return terms | {"out": float(absolute.max())}
+
+
+def _largest_score(normalizer: ir.Normalizer, drawn: Drawn, call: Call) -> float:
+    scores = weights(replace(normalizer, weights=ir.Name("s")), drawn.operands, call, torch.float64)
+    return float(scores.abs().max())
 
 
 def reference_results(
