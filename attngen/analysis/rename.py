@@ -43,7 +43,7 @@ def _found(node: Any) -> set[str]:
 
 def _renamed(node: T, names: dict[str, str]) -> T:
     if isinstance(node, str):
-        return names.get(node, node)
+        return names.get(node, node)  # type: ignore[return-value]
     if isinstance(node, tuple):
         return tuple(_renamed(child, names) for child in node)  # type: ignore[return-value]
     if dataclasses.is_dataclass(node) and not isinstance(node, type):

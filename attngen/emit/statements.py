@@ -193,7 +193,8 @@ class Scribe:
         this = forward.passes[index]
         accumulators = forward.accumulators if index == len(forward.passes) - 1 else ()
         targets = {_exponent(p): p.exponent for p in this.pivots}
-        targets |= {_term(c): c.body for c in (*this.carries, *accumulators)}
+        carried: list[Carry | Accumulator] = [*this.carries, *accumulators]
+        targets |= {_term(c): c.body for c in carried}
         pivots = {p.name: Place(row=True, loop=True) for p in this.pivots}
         arranged = self._arranged(targets, pivots, "t")
         lines = self._print(arranged, targets, pivots)
@@ -202,7 +203,7 @@ class Scribe:
         return PassText(
             lines.outer,
             tuple(line for name, line in zip(names, lines.inner, strict=True) if name not in late),
-            tuple(self._pivot(p, (*this.carries, *accumulators), lines) for p in this.pivots),
+            tuple(self._pivot(p, carried, lines) for p in this.pivots),
             tuple(line for name, line in zip(names, lines.inner, strict=True) if name in late),
             tuple(CarryText(c.name, c.kind, lines.tile[_term(c)], _rescale(c)) for c in this.carries),
             tuple(self._accumulator(a, lines, arranged) for a in accumulators),
