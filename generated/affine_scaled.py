@@ -7,12 +7,12 @@ weights = alpha * (exp(s) / sum(exp(s))) + beta; p = exp(s) / sum(exp(s))
 arXiv:2602.23057
 
 Notation. i, j: position of a query and of a key. s: score, scale * qk. qk: dot product of a query and a key. v: value.
-o: output. do, dq, dk, dv: gradients of the output, query, key, value. dp = do . v. delta = do . o of a row.
+o: output. do, dq, dk, dv: gradients of the output, query, key, value. dp = do . v.
 alpha: an input, (B, Hq, Nq), or what broadcasts to it; a tensor or a number.
 beta: an input, (B, Hq, Nq), or what broadcasts to it; a tensor or a number.
 lse: log sum(exp(qk * scale))
 row_max: running maximum of qk * scale
-dot: do . acc1
+dot: do . acc2
 
 Forward, 1 pass over the keys:
     pass 1: row_max = max(qk * scale)
@@ -24,7 +24,7 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = beta + alpha * exp(qk * scale - lse)
-    dqk = scale * (dot * beta + dp * alpha - delta) * exp(qk * scale - lse)
+    dqk = alpha * scale * (dp * exp(qk * scale - lse) - dot * exp(row_max + qk * scale - 2 * lse))
     dq = sum over keys of dqk k; dk = sum over queries of dqk q; dv = sum over queries of p do
     d_alpha = sum(dp * exp(qk * scale - lse))
     gradient of alpha: d_alpha
@@ -113,7 +113,7 @@ def _settled(accumulator, CUDA: tl.constexpr):
 
 @triton.jit
 def affine_scaled_forward(
-    q_ptr, k_ptr, v_ptr, out_ptr, alpha_in_ptr, beta_in_ptr, lse_ptr, acc1_ptr,
+    q_ptr, k_ptr, v_ptr, out_ptr, alpha_in_ptr, beta_in_ptr, lse_ptr, row_max_ptr, acc2_ptr,
     q_stride_b, q_stride_h, q_stride_n, q_stride_d, k_stride_b, k_stride_h, k_stride_n, k_stride_d,
     v_stride_b, v_stride_h, v_stride_n, v_stride_d, alpha_in_stride_batch, alpha_in_stride_head, alpha_in_stride_query, beta_in_stride_batch, beta_in_stride_head, beta_in_stride_query,
     heads, group, n_q, n_k, scale, left, right, offset,
@@ -222,15 +222,16 @@ def affine_scaled_forward(
     row = tl.cast(batch_head, tl.int64) * n_q
     _store_tile(out_ptr + row * VALUE_DIM, first_row, n_q, VALUE_DIM, out, BLOCK_M, BLOCK_DV, VALUE_DIM)
     tl.store(lse_ptr + row + rows, lse, mask=rows < n_q)
-    _store_tile(acc1_ptr + row * VALUE_DIM, first_row, n_q, VALUE_DIM, acc1, BLOCK_M, BLOCK_DV, VALUE_DIM)
+    tl.store(row_max_ptr + row + rows, row_max, mask=rows < n_q)
+    _store_tile(acc2_ptr + row * VALUE_DIM, first_row, n_q, VALUE_DIM, acc2, BLOCK_M, BLOCK_DV, VALUE_DIM)
 
 
 @triton.jit
 def affine_scaled_backward_query(
-    do_ptr, q_ptr, k_ptr, v_ptr, alpha_in_ptr, beta_in_ptr, out_ptr, lse_ptr, acc1_ptr,
-    dq_ptr, delta_ptr, dot_ptr, d_alpha_in_ptr, d_beta_in_ptr,
+    do_ptr, q_ptr, k_ptr, v_ptr, alpha_in_ptr, out_ptr, lse_ptr, row_max_ptr, acc2_ptr,
+    dq_ptr, dot_ptr, d_alpha_in_ptr, d_beta_in_ptr,
     do_stride_b, do_stride_h, do_stride_n, do_stride_d, q_stride_b, q_stride_h, q_stride_n, q_stride_d,
-    k_stride_b, k_stride_h, k_stride_n, k_stride_d, v_stride_b, v_stride_h, v_stride_n, v_stride_d, alpha_in_stride_batch, alpha_in_stride_head, alpha_in_stride_query, beta_in_stride_batch, beta_in_stride_head, beta_in_stride_query,
+    k_stride_b, k_stride_h, k_stride_n, k_stride_d, v_stride_b, v_stride_h, v_stride_n, v_stride_d, alpha_in_stride_batch, alpha_in_stride_head, alpha_in_stride_query,
     heads, group, n_q, n_k, scale, left, right, offset,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BAND: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
@@ -253,12 +254,11 @@ def affine_scaled_backward_query(
     v_base = _head(v_ptr, batch, v_stride_b, kv_head, v_stride_h)
     q = _tile(q_base, first_row, n_q, q_stride_n, q_stride_d, BLOCK_M, BLOCK_D, HEAD_DIM, True)
     do = _tile(do_base, first_row, n_q, do_stride_n, do_stride_d, BLOCK_M, BLOCK_DV, VALUE_DIM, True)
-    out = _tile(out_ptr + row * VALUE_DIM, first_row, n_q, VALUE_DIM, 1, BLOCK_M, BLOCK_DV, VALUE_DIM, True)
-    delta = tl.sum(out.to(tl.float32) * do.to(tl.float32), 1)
-    saved = acc1_ptr + row * VALUE_DIM
+    saved = acc2_ptr + row * VALUE_DIM
     saved = _tile(saved, first_row, n_q, VALUE_DIM, 1, BLOCK_M, BLOCK_DV, VALUE_DIM, True)
     dot = tl.sum(saved * do.to(tl.float32), 1)
     lse = tl.load(lse_ptr + row + rows, mask=rows < n_q, other=0.0)
+    row_max = tl.load(row_max_ptr + row + rows, mask=rows < n_q, other=0.0)
     positions = rows + offset
     visible_from = tl.maximum(positions - left, 0)
     visible_to = tl.minimum(positions + right + 1, n_k)
@@ -274,12 +274,10 @@ def affine_scaled_backward_query(
 
     alpha_in_base = _head(alpha_in_ptr, batch, alpha_in_stride_batch, q_head, alpha_in_stride_head)
     alpha_in = _vector(alpha_in_base, rows, n_q, alpha_in_stride_query)
-    beta_in_base = _head(beta_in_ptr, batch, beta_in_stride_batch, q_head, beta_in_stride_head)
-    beta_in = _vector(beta_in_base, rows, n_q, beta_in_stride_query)
 
-    t1 = dot * beta_in - delta
-    t2 = LOG2E * scale
+    t1 = LOG2E * scale
     t3 = LOG2E * lse
+    t5 = LOG2E * row_max - LOG2E * 2.0 * lse
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     d_alpha = tl.zeros([BLOCK_M], tl.float32)
@@ -303,16 +301,16 @@ def affine_scaled_backward_query(
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            t4 = tl.exp2(t2 * qk - t3[:, None])
-            dqk = (t1[:, None] + alpha_in[:, None] * dp) * t4
-            d_alpha_term = dp * t4
+            t2 = t1 * qk
+            t4 = dp * tl.exp2(t2 - t3[:, None])
+            dqk = alpha_in[:, None] * (t4 - dot[:, None] * tl.exp2(t5[:, None] + t2))
 
             ds = dqk
             if phase != 1:
                 visible = (keys[None, :] >= visible_from[:, None]) & (keys[None, :] < visible_to[:, None])
                 ds = tl.where(visible, ds, 0.0)
             dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
-            d_alpha_seen = d_alpha_term
+            d_alpha_seen = t4
             if phase != 1:
                 d_alpha_seen = tl.where(visible, d_alpha_seen, 0.0)
             d_alpha += tl.sum(d_alpha_seen, 1)
@@ -325,7 +323,6 @@ def affine_scaled_backward_query(
 
     dq = dq * (scale)
     _store_tile(dq_ptr + row * HEAD_DIM, first_row, n_q, HEAD_DIM, dq, BLOCK_M, BLOCK_D, HEAD_DIM)
-    tl.store(delta_ptr + row + rows, delta, mask=rows < n_q)
     tl.store(dot_ptr + row + rows, dot, mask=rows < n_q)
     d_alpha_in = tl.where(visible_to > visible_from, d_alpha, 0.0)
     tl.store(d_alpha_in_ptr + row + rows, d_alpha_in, mask=rows < n_q)
@@ -335,7 +332,7 @@ def affine_scaled_backward_query(
 
 @triton.jit
 def affine_scaled_backward_key(
-    do_ptr, q_ptr, k_ptr, v_ptr, alpha_in_ptr, beta_in_ptr, lse_ptr, delta_ptr, dot_ptr,
+    do_ptr, q_ptr, k_ptr, v_ptr, alpha_in_ptr, beta_in_ptr, lse_ptr, row_max_ptr, dot_ptr,
     dk_ptr, dv_ptr,
     do_stride_b, do_stride_h, do_stride_n, do_stride_d, q_stride_b, q_stride_h, q_stride_n, q_stride_d,
     k_stride_b, k_stride_h, k_stride_n, k_stride_d, v_stride_b, v_stride_h, v_stride_n, v_stride_d, alpha_in_stride_batch, alpha_in_stride_head, alpha_in_stride_query, beta_in_stride_batch, beta_in_stride_head, beta_in_stride_query,
@@ -375,6 +372,7 @@ def affine_scaled_backward_key(
         do_base = _head(do_ptr, batch, do_stride_b, q_head, do_stride_h)
 
         t1 = LOG2E * scale
+        t5 = LOG2E * 2.0
 
         for phase in tl.static_range(0 if BAND else 1, 3):
             if phase == 0:
@@ -405,13 +403,14 @@ def affine_scaled_backward_key(
                 beta_in = _vector(beta_in_base, rows, n_q, beta_in_stride_query)
 
                 lse = tl.load(lse_ptr + row + rows, mask=rows < n_q, other=0.0)
-                delta = tl.load(delta_ptr + row + rows, mask=rows < n_q, other=0.0)
+                row_max = tl.load(row_max_ptr + row + rows, mask=rows < n_q, other=0.0)
                 dot = tl.load(dot_ptr + row + rows, mask=rows < n_q, other=0.0)
-                t2 = LOG2E * lse
-                t3 = tl.exp2(t1 * qk - t2[None, :])
-                weight = beta_in[None, :] + alpha_in[None, :] * t3
-                t4 = dot * beta_in - delta
-                dqk = (t4[None, :] + alpha_in[None, :] * dp) * t3
+                t2 = t1 * qk
+                t3 = LOG2E * lse
+                t4 = tl.exp2(t2 - t3[None, :])
+                weight = beta_in[None, :] + alpha_in[None, :] * t4
+                t6 = LOG2E * row_max - t5 * lse
+                dqk = alpha_in[None, :] * (dp * t4 - dot[None, :] * tl.exp2(t6[None, :] + t2))
 
                 p = weight
                 ds = dqk
@@ -631,7 +630,7 @@ def launch_forward(query: Tensor, key: Tensor, value: Tensor, inputs: Inputs, ca
     query, key, value = _addressable(query), _addressable(key), _addressable(value)
     batch, heads, n_q, _ = query.shape
     out = query.new_empty(batch, heads, n_q, value.shape[-1])
-    saved = [_rows(query) for _ in range(1)]
+    saved = [_rows(query) for _ in range(2)]
     saved += [torch.empty_like(out, dtype=torch.float32) for _ in range(1)]
     constants = _constants("forward", query, value, call)
     grid = (triton.cdiv(n_q, constants["BLOCK_M"]) * batch * heads,)
@@ -656,7 +655,6 @@ def launch_backward(
     kv_heads, n_k = key.shape[1], key.shape[2]
     out, *saved = results
     dq, dk, dv = query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
-    delta = _rows(query)
     dot = _rows(query)
     d_alpha_in = _rows(query)
     d_beta_in = _rows(query)
@@ -664,12 +662,12 @@ def launch_backward(
     sizes = (heads, heads // kv_heads, n_q, n_k, call.scale, call.left, call.right, call.offset)
     constants = _constants("backward_query", query, value, call)
     affine_scaled_backward_query[(triton.cdiv(n_q, constants["BLOCK_M"]) * batch * heads,)](
-        d_out, query, key, value, inputs[0], inputs[1], out, *saved, dq, delta, dot, d_alpha_in, d_beta_in,
-        *strides, *_strides(((0, (0, 1, 2, )), (1, (0, 1, 2, )), ), inputs), *sizes, **constants,
+        d_out, query, key, value, inputs[0], out, *saved, dq, dot, d_alpha_in, d_beta_in,
+        *strides, *_strides(((0, (0, 1, 2, )), ), inputs), *sizes, **constants,
     )  # fmt: skip
     constants = _constants("backward_key", query, value, call)
     affine_scaled_backward_key[(triton.cdiv(n_k, constants["BLOCK_N"]) * batch * kv_heads,)](
-        d_out, query, key, value, inputs[0], inputs[1], saved[0], delta, dot, dk, dv,
+        d_out, query, key, value, inputs[0], inputs[1], saved[0], saved[1], dot, dk, dv,
         *strides, *_strides(((0, (0, 1, 2, )), (1, (0, 1, 2, )), ), inputs), *sizes, **constants,
     )  # fmt: skip
     return dq, dk, dv, d_alpha_in, d_beta_in
@@ -789,7 +787,7 @@ def _portable_rows(
     out = acc1 * beta_in + acc2 * acc2_factor
     live = _live_rows(rows, n_k, call, query)
     out = torch.where(live, out, 0.0).to(query.dtype)
-    return (out, lse[..., 0], acc1)
+    return (out, lse[..., 0], row_max[..., 0], acc2)
 
 
 def _live_rows(rows: tuple[int, int], n_k: int, call: Call, like: Tensor) -> Tensor:
@@ -802,7 +800,6 @@ def portable_backward(
     d_out: Tensor, query: Tensor, key: Tensor, value: Tensor, inputs: Inputs, results: tuple[Tensor, ...], call: Call
 ) -> tuple[Tensor, ...]:
     """As `launch_backward`, in plain torch."""
-    out = results[0]
     saved = results[1:]
     tile = OVERRIDES.get("portable", PORTABLE_TILE)
     dtype, group, n_q, n_k = _wide(query), query.shape[1] // key.shape[1], query.shape[2], key.shape[2]
@@ -819,15 +816,16 @@ def portable_backward(
         q, do = query[:, :, first_row:last_row].to(dtype), d_out[:, :, first_row:last_row].to(dtype)
         row = q.new_zeros(*q.shape[:3], 1)
         live = _live_rows(rows, n_k, call, query)
-        delta = (out[:, :, first_row:last_row].to(dtype) * do).sum(-1, keepdim=True)
         lse = saved[0][:, :, first_row:last_row, None]
-        dot = (saved[1][:, :, first_row:last_row] * do).sum(-1, keepdim=True)
+        row_max = saved[1][:, :, first_row:last_row, None]
+        dot = (saved[2][:, :, first_row:last_row] * do).sum(-1, keepdim=True)
         scale = torch.full((), call.scale, dtype=dtype, device=query.device)
 
         alpha_in = views[0][:, :, first_row:last_row]
         beta_in = views[1][:, :, first_row:last_row]
 
-        t2 = dot * beta_in - delta
+        t4 = row_max - 2.0 * lse
+        t5 = scale * alpha_in
 
         d_alpha = row
         d_beta = row
@@ -839,12 +837,13 @@ def portable_backward(
             qk, dp = q @ k.mT, do @ v.mT
             visible = _visible(rows, (first_key, last_key), call, query)
 
-            t1 = torch.exp(scale * qk - lse)
-            weight = beta_in + alpha_in * t1
-            dqk = scale * (t2 + alpha_in * dp) * t1
-            d_alpha_term = dp * t1
+            t1 = scale * qk
+            t2 = torch.exp(t1 - lse)
+            weight = beta_in + alpha_in * t2
+            t3 = dp * t2
+            dqk = t5 * (t3 - dot * torch.exp(t4 + t1))
 
-            d_alpha = d_alpha + _shown(visible, d_alpha_term, 0.0).sum(-1, keepdim=True)
+            d_alpha = d_alpha + _shown(visible, t3, 0.0).sum(-1, keepdim=True)
             d_beta = d_beta + _shown(visible, dp, 0.0).sum(-1, keepdim=True)
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -945,7 +944,7 @@ def _forward_fake(
 ) -> list[Tensor]:  # fmt: skip
     out = query.new_empty((*query.shape[:3], value.shape[-1]))
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
-    rows = [query.new_empty(query.shape[:3], dtype=wide) for _ in range(1)]
+    rows = [query.new_empty(query.shape[:3], dtype=wide) for _ in range(2)]
     return [out, *rows, *(torch.empty_like(out, dtype=wide) for _ in range(1))]
 
 

@@ -6,8 +6,12 @@ With dP_j = dO . v_j, statistics r_k = sum_j g_k and weights w:
     dqk_j = dP_j dw/dqk + sum_k dr_k dg_k/dqk
 
 The first sum is found without a pass over the keys wherever algebra allows: if w = h(r) f then it is (d log h / dr_k)
-delta, delta = dO . O; if w = sum_t h_t(r) f_t then it is a combination of dO . A_t, of which one follows from delta and
-the others from accumulators that the forward saves. What is left becomes a sum of the backward's prepass.
+delta, delta = dO . O; if w = sum_t h_t(r) f_t then it is a combination of dO . A_t, A_t being an accumulator that the
+forward saves. What is left becomes a sum of the backward's prepass.
+
+# Note [No elimination]
+With several terms one product could be had from delta = sum_t h_t (dO . A_t) and the others. It isn't: where beta of an
+affine-scaled softmax outweighs alpha, the difference cancels, all the more if O was rounded to bf16.
 """
 
 from dataclasses import dataclass, field
@@ -88,28 +92,13 @@ def _direct(symbol: Sym, staged: Staged, result: Gradients) -> Sym:
 
 
 def _by_terms(symbol: Sym, staged: Staged, result: Gradients) -> Sym:
-    """sum_t dh_t/dr (dO . A_t), with one product eliminated by delta = sum_t h_t (dO . A_t)."""
-    base = _eliminated(staged)
-    total = ZERO
-    for index, term in enumerate(staged.terms):
-        change = sy.derivative(term.h, symbol)
-        if change == 0:
-            continue
-        ratio = log_derivative(term.h, symbol) if index == base else None
-        if ratio is None:
-            total += change * _product(index, staged, result)
-        else:
-            others = [t.h * _product(i, staged, result) for i, t in enumerate(staged.terms) if i != base]
-            total += ratio * (DELTA - sy.Add(*others))
-    return total
-
-
-def _eliminated(staged: Staged) -> int | None:
-    """The term whose product is never needed: the first with a logarithmic derivative."""
-    for index, term in enumerate(staged.terms):
-        if any(log_derivative(term.h, s.symbol) is not None for s in staged.statistics):
-            return index
-    return None
+    """sum_t dh_t/dr (dO . A_t). See Note [No elimination]."""
+    if len(staged.terms) == 1:
+        ratio = log_derivative(staged.terms[0].h, symbol)
+        if ratio is not None:
+            return ratio * DELTA
+    changes = [sy.derivative(term.h, symbol) for term in staged.terms]
+    return sy.Add(*(c * _product(i, staged, result) for i, c in enumerate(changes) if c != 0))
 
 
 def _product(index: int, staged: Staged, result: Gradients) -> Sym:
