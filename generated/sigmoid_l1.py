@@ -519,7 +519,7 @@ def _interpreted() -> bool:
 
 def _precision(tensor: Tensor) -> str:
     """TF32 products only where the caller allowed them, as for torch's own matrix products."""
-    allowed = tensor.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
+    allowed = tensor.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
     return "tf32" if allowed else "ieee"
 
 
