@@ -58,6 +58,12 @@ def _agrees(subject: Subject, case: Case) -> float:
     return check(subject.results(drawn, case.call), expected)
 
 
+def _with_many_keys(case: Case) -> Case:
+    """A few rows that see many keys: long sums of small weights, where what is rounded too early shows."""
+    n_k = 512 + 16 * case.n_k + case.n_k % 2
+    return replace(unmasked(case), batch=1, kv_heads=1, group=1, n_q=min(case.n_q, 17), n_k=n_k, d=min(case.d, 32))
+
+
 def _invariant_to_blocks(subject: Subject, case: Case) -> float:
     drawn = subject.draw(case)
     expected = _expect(subject, drawn, case)
@@ -243,6 +249,7 @@ def _strided(case: Case) -> Case:
 
 UNIVERSAL = (
     Property("forward_and_gradients", "output and gradients agree with the float64 formula", _agrees, contiguous),
+    Property("many_keys", "so they do on rows of many keys", _agrees, _with_many_keys),
     Property("invariant_to_blocks", "so they do with any tile size", _invariant_to_blocks, contiguous, _without_tiles),
     Property("strides", "so they do for tensors that are not contiguous", _agrees, _strided),
     Property("hidden_keys", "keys that a row does not see leave it alone", _hidden_keys_do_not_matter, _masked),

@@ -1,12 +1,13 @@
 """What an op may err: the float64 result of a case, and per tensor the largest error that low precision excuses.
 
-    tolerance(x) = 2 * max(E_plain(x), E_moved(x)) + 2 * (eps + eps32 * S) * M(x)
+    tolerance(x) = 2 * max(E_plain(x), E_moved(x)) + 2 * eps * max|x| + 2 * eps32 * (1 + S) * M(x)
 
 E_plain is the largest error of the same written-out formula in plain torch in the case's dtype (the field's rule).
 E_moved is the largest change of the float64 result when every element of the operands moves by a rounding, up or down
-(Note [Luck]). M is the size of the terms that make up x, so that a result that cancels to zero is excused the rounding
-of its terms. S is the largest score: ops compute scores in float32, exp makes the absolute error of a score, S * eps32,
-the relative error of a weight, and a saved log-sum-exp carries it even where the weight does not depend on the score.
+(Note [Luck]). eps is the dtype's and pays for the rounding of the result. The last term pays for what ops do in
+float32, whatever the dtype: M is the size of the terms that make up x, so that a result that cancels to zero is excused
+the rounding of its terms, and S is the largest score: exp makes the absolute error of a score, S * eps32, the relative
+error of a weight, and a saved log-sum-exp carries it even where the weight does not depend on the score.
 A result is a mapping from `out`, `grad query`, `grad key`, `grad value` and `grad NAME` to tensors.
 """
 
@@ -46,13 +47,21 @@ def expect(normalizer: ir.Normalizer, drawn: Drawn, call: Call) -> Expectation:
     dtype = drawn.operands.query.dtype
     exact = reference_results(normalizer, drawn, call, torch.float64)
     others = [reference_results(normalizer, drawn, call, dtype)]
+    direct = _direct(normalizer, drawn, call)
     for moved in _moved(drawn):
-        others.append(reference_results(normalizer, moved, call, torch.float64))
-        _check_finite(others[-1], dtype)
+        whole = reference_results(normalizer, moved, call, torch.float64)
+        _check_finite(whole, dtype)
+        through_statistics = _difference(whole, _direct(normalizer, moved, call))
+        others += [whole, {name: direct[name] + x for name, x in through_statistics.items()}]
     _check_finite(exact, dtype)
-    rounding = torch.finfo(dtype).eps + torch.finfo(torch.float32).eps * _largest_score(normalizer, drawn, call)
-    floors = {name: 2 * rounding * max(m, _TINY[dtype]) for name, m in _terms(normalizer, drawn, call).items()}
+    terms, score = _terms(normalizer, drawn, call), _largest_score(normalizer, drawn, call)
+    inside = torch.finfo(torch.float32).eps * (1 + score)
+    floors = {n: 2 * (inside * terms[n] + _rounding(x, dtype)) for n, x in exact.items()}
     return Expectation(exact, {n: _excused(x, [o[n] for o in others]) + floors[n] for n, x in exact.items()})
+
+
+def _rounding(x: Tensor, dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps * max(float(x.abs().max()), torch.finfo(dtype).smallest_normal)
 
 
 def _check_finite(found: Results, dtype: torch.dtype) -> None:
@@ -70,8 +79,9 @@ def _excused(exact: Tensor, others: list[Tensor]) -> float:
 # On a case of a few numbers plain torch may happen to be exact, and twice its error is then no measure of anything. An
 # op that errs no more than a rounding of its operands would change the result is right by any standard, and the larger
 # of two such changes is rarely small by luck. It also measures cases where plain torch overflows and an op must not.
+# A gradient is the sum of a direct part and a part through the row statistics. The second one moves alone as well,
+# because ops compute its factor delta = dO . O from the output, which is rounded by then.
 _MOVES = 2
-_TINY = {dtype: torch.finfo(dtype).smallest_normal for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 
 
 def _moved(drawn: Drawn) -> Iterator[Drawn]:
@@ -98,8 +108,9 @@ def _terms(normalizer: ir.Normalizer, drawn: Drawn, call: Call) -> dict[str, flo
     old = drawn.operands
     signless = replace(drawn.with_(value=old.value.abs()), grad_out=drawn.grad_out.abs())
     whole = reference_results(normalizer, signless, call, torch.float64)
-    direct = reference_results(normalizer, signless, call, torch.float64, hold_statistics=True)
-    terms = {name: float(direct[name].abs().max() + (x - direct[name]).abs().max()) for name, x in whole.items()}
+    direct = _direct(normalizer, signless, call)
+    through_statistics = _difference(whole, direct)
+    terms = {n: float(x.abs().max() + through_statistics[n].abs().max()) for n, x in direct.items()}
     weight = weights(normalizer, old, call, torch.float64).abs()
     absolute = weight @ old.value.double().abs().repeat_interleave(weight.shape[1] // old.key.shape[1], dim=1)
     return terms | {"out": float(absolute.max())}
@@ -119,6 +130,15 @@ def reference_results(
         return attention(normalizer, operands, call, dtype, hold_statistics=hold_statistics)
 
     return results(run, drawn, call, differentiable(normalizer))
+
+
+def _direct(normalizer: ir.Normalizer, drawn: Drawn, call: Call) -> Results:
+    """Output and gradients as if the row statistics were constants."""
+    return reference_results(normalizer, drawn, call, torch.float64, hold_statistics=True)
+
+
+def _difference(one: Results, other: Results) -> Results:
+    return {name: x - other[name] for name, x in one.items()}
 
 
 def differentiable(normalizer: ir.Normalizer) -> frozenset[str]:
