@@ -15,7 +15,7 @@ from attngen.emit.assemble import assemble
 from attngen.emit.render import render
 from attngen.ir import Normalizer
 from attngen.schedule import OpPlan, schedule
-from attngen.selfcheck import check_plan
+from attngen.selfcheck.check import check_plan
 from attngen.spec.lower import read_spec
 from attngen.stagetext import stage_as_text
 from attngen.version import __version__

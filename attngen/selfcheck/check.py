@@ -1,0 +1,68 @@
+"""The check of a build: random cases, ordinary ones and one of large scores, on which plan and formula must agree.
+
+Large scores are those at which exponentials of float64 are far from each other but still finite: the formula can be
+evaluated as it stands, while a plan whose stable form is wrong can't. Everything is drawn from a fixed seed.
+"""
+
+import math
+from random import Random
+
+from attngen.diagnostics import Diagnostic, InternalError, SpecError
+from attngen.schedule import OpPlan
+from attngen.selfcheck.case import draw
+from attngen.selfcheck.compare import Difference, difference
+from attngen.selfcheck.execute import Execution
+from attngen.selfcheck.formula import Formula, OnCase
+from attngen.stagetext import stage_as_text
+
+_CASES = 4
+_ATTEMPTS = 80
+_MAGNITUDES = (300.0, 300.0, 100.0, 100.0, 30.0, 30.0)
+
+
+def check_plan(plan: OpPlan) -> None:
+    """Execute `plan` on random rows and compare it with its formula.
+
+    Raises InternalError if it disagrees, SpecError if no scores were found for which the formula is finite.
+    """
+    random, formula, execution = Random(0), Formula(plan.normalizer), Execution(plan)
+    cases = [_ordinary(formula, plan, random) for _ in range(_CASES)]
+    if not any(cases):
+        raise SpecError((_NOWHERE_FINITE,))
+    for truth in (*cases, _large(formula, plan, random)):
+        found = None if truth is None else _difference(execution, truth)
+        if found is not None:
+            raise InternalError(f"the plan of '{plan.normalizer.name}' is wrong: {found}", stage_as_text(plan))
+
+
+_NOWHERE_FINITE = Diagnostic(
+    "the weights are not finite for any scores and inputs that were tried",
+    expected="a formula that has a finite value for some scores between -30 and 30",
+)
+
+
+def _difference(execution: Execution, truth: OnCase) -> Difference | str | None:
+    try:
+        return difference(execution, truth)
+    except KeyError as missing:
+        return f"a formula uses {missing}, which isn't known where it is evaluated"
+
+
+def _ordinary(formula: Formula, plan: OpPlan, random: Random) -> OnCase | None:
+    for attempt in range(_ATTEMPTS):
+        truth = OnCase(formula, draw(plan.normalizer.inputs, random, attempt))
+        if _is_finite(truth):
+            return truth
+    return None
+
+
+def _large(formula: Formula, plan: OpPlan, random: Random) -> OnCase | None:
+    for magnitude in _MAGNITUDES:
+        truth = OnCase(formula, draw(plan.normalizer.inputs, random, 0, magnitude))
+        if _is_finite(truth):
+            return truth
+    return None
+
+
+def _is_finite(truth: OnCase) -> bool:
+    return all(math.isfinite(weight) for row in truth.base for weight in row)

@@ -1,0 +1,103 @@
+"""Comparison of an executed plan with its formula on one case: output, weights, and every gradient."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from attngen.ir import Input
+from attngen.selfcheck.case import Case, Shift
+from attngen.selfcheck.execute import Execution, RowGradients, RowResult
+from attngen.selfcheck.formula import OnCase
+
+_VALUE = 1e-9  # tolerance of outputs and weights, relative to the largest weight
+_NOISE = 10  # and so many times what errors of `evaluate.JITTER` change
+_GRADIENT = 1e-6  # tolerance of gradients, relative to their scale
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A quantity of the plan that isn't what the formula says."""
+
+    quantity: str
+    found: float
+    wanted: float
+
+    def __str__(self) -> str:
+        return f"{self.quantity} is {self.found:.10g} by the plan and {self.wanted:.10g} by the formula"
+
+
+def difference(execution: Execution, truth: OnCase) -> Difference | None:
+    """The first difference on the case of `truth`, None if plan and formula agree."""
+    case = truth.case
+    rows = range(len(case.seen))
+    results = [execution.forward(case, row) for row in rows]
+    gradients = [execution.backward(case, row, result) for row, result in enumerate(results)]
+    for row in rows:
+        found = _values_differ(truth, row, (results[row], gradients[row]))
+        if found is not None:
+            return found
+    return _gradients_differ(execution.plan.normalizer.inputs, truth, gradients)
+
+
+def _values_differ(truth: OnCase, row: int, executed: tuple[RowResult, RowGradients]) -> Difference | None:
+    case, base = truth.case, truth.base[row]
+    values = [case.value[key] for key in case.seen[row]]
+    tolerance = _VALUE * max(map(abs, base)) + _NOISE * truth.noise[row]
+    for key, found, wanted in zip(case.seen[row], executed[1].weights, base, strict=True):
+        if _differ(found, wanted, tolerance):
+            return Difference(f"the backward's weight of key {key} in row {row}", found, wanted)
+    spread = sum(abs(x) for value in values for x in value)
+    for channel, found in enumerate(executed[0].output):
+        wanted = sum(w * value[channel] for w, value in zip(base, values, strict=True))
+        if _differ(found, wanted, tolerance * spread):
+            return Difference(f"channel {channel} of the output of row {row}", found, wanted)
+    return None
+
+
+def _differ(found: float, wanted: float, tolerance: float) -> bool:
+    """NaN differs from everything; a tolerance that is NaN forgives everything."""
+    return not (abs(found - wanted) <= tolerance or tolerance != tolerance)
+
+
+def _gradients_differ(inputs: tuple[Input, ...], truth: OnCase, gradients: list[RowGradients]) -> Difference | None:
+    """Says nothing where most derivatives can't be told from differences."""
+    derived = [
+        (shift, _derived(shift, truth.case, gradients))
+        for name, axes in (("qk", ("query", "key")), *((i.name, i.axes) for i in inputs if i.grad))
+        for shift in _numbers(name, axes, truth.case)
+    ]
+    scale = truth.size()
+    checked = [(shift, found, truth.derivative(shift, scale)) for shift, found in derived]
+    known = [(shift, found, wanted) for shift, found, wanted in checked if wanted is not None]
+    if 2 * len(known) < len(checked):
+        return None
+    largest = max((abs(wanted) for *_, wanted in known), default=0.0)
+    tolerance = _GRADIENT * (scale + largest) + truth.slope_noise()
+    for shift, found, wanted in known:
+        if _differ(found, wanted, tolerance):
+            return Difference(f"the gradient of {_place(shift)}", found, wanted)
+    return None
+
+
+def _numbers(name: str, axes: Sequence[str], case: Case) -> Iterator[Shift]:
+    """The numbers that a name stands for in a case, as far as a row sees them."""
+    rows = range(len(case.seen))
+    if "query" not in axes:
+        yield from (Shift(name, None, key) for key in (case.seen[0] if "key" in axes else (None,)))
+        return
+    for row in rows:
+        yield from (Shift(name, row, key) for key in (case.seen[row] if "key" in axes else (None,)))
+
+
+def _derived(shift: Shift, case: Case, gradients: list[RowGradients]) -> float:
+    """The plan's gradient of one number: summed over the rows if they share it, zero if the plan has none."""
+    total = 0.0
+    for row in filter(shift.changes, range(len(gradients))):
+        of_row = gradients[row].qk if shift.name == "qk" else gradients[row].inputs.get(shift.name)
+        if of_row is not None and shift.key in (None, *case.seen[row]):
+            total += of_row[0 if shift.key is None else case.seen[row].index(shift.key)]
+    return total
+
+
+def _place(shift: Shift) -> str:
+    rows = "" if shift.row is None else f" of row {shift.row}"
+    return f"{shift.name}{'' if shift.key is None else f' at key {shift.key}'}{rows}"

@@ -1,0 +1,95 @@
+"""Evaluation of formulas on one row: `ir.Expr` -> a list of steps -> floats, one for each key that the row sees.
+
+A formula is evaluated as it stands, operation by operation; equal subformulas are evaluated once. Nothing is rewritten
+and nothing is shared with the analysis.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from random import Random
+
+from attngen import ir
+from attngen.selfcheck.arithmetic import EXACT, OPERATIONS, REDUCTIONS
+
+Names = Mapping[str, float | list[float]]
+JITTER = 1e-13  # relative size of the errors that a jittered evaluation makes in every step
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`op` of the values of earlier steps; a number or a name has none."""
+
+    op: str
+    args: tuple[int, ...]
+    leaf: float | str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A formula as steps, the last of which is its value."""
+
+    steps: tuple[Step, ...]
+
+
+def program(expr: ir.Expr) -> Program:
+    found: dict[Step, int] = {}
+    _append(expr, found)
+    return Program(tuple(found))
+
+
+def _append(expr: ir.Expr, found: dict[Step, int]) -> int:
+    match expr:
+        case ir.Number(value):
+            step = Step("number", (), float(value))
+        case ir.Name(name):
+            step = Step("name", (), name)
+        case ir.Apply(op, args):
+            step = Step(op, tuple([_append(arg, found) for arg in args]))
+        case ir.Reduce(kind):
+            step = Step(kind, tuple([_append(child, found) for child in ir.children(expr)]))
+    return found.setdefault(step, len(found))
+
+
+@dataclass
+class Evaluation:
+    """How to evaluate on one row of `width` keys.
+
+    `held`: values of `detach`, by step; the first evaluation fills it, later ones take them from there, so that what is
+    detached stays constant. With `jitter` every step that rounds errs by about `JITTER`: what that changes shows how
+    well the formula is conditioned.
+    """
+
+    width: int
+    held: dict[int, list[float]] = field(default_factory=dict)
+    jitter: Random | None = None
+
+    def run(self, steps: Program, names: Names) -> list[float]:
+        """The formula's value at each key; raises KeyError for an unknown name."""
+        values: list[list[float]] = []
+        for index, step in enumerate(steps.steps):
+            value = self.held[index] if index in self.held else self._value(step, values, names)
+            if step.op == "detach":
+                self.held[index] = value
+            values.append(value)
+        return values[-1]
+
+    def _value(self, step: Step, values: list[list[float]], names: Names) -> list[float]:
+        if isinstance(step.leaf, float):
+            return [step.leaf] * self.width
+        if step.op == "name":
+            value = names[step.leaf]
+            return [value] * self.width if isinstance(value, float) else value
+        exact = self._exact(step, values)
+        if self.jitter is None or step.op in EXACT:
+            return exact
+        errors = [1 + JITTER * self.jitter.uniform(-1, 1) for _ in exact]
+        if step.op in REDUCTIONS:
+            errors = [errors[0]] * self.width
+        return [x * error for x, error in zip(exact, errors, strict=True)]
+
+    def _exact(self, step: Step, values: list[list[float]]) -> list[float]:
+        if step.op == "count":
+            return [float(self.width)] * self.width
+        if step.op in REDUCTIONS:
+            return [REDUCTIONS[step.op](values[step.args[0]])] * self.width
+        return list(map(OPERATIONS[step.op], *[values[arg] for arg in step.args]))

@@ -1,0 +1,174 @@
+"""Execution of a plan on one case, in float64: what its kernels compute, without tiles, languages and rounding.
+
+Blocks of keys are carried from the identity and merged by the merge law: the pivot becomes the larger one, a sum that
+is relative to it is rescaled by exp(power * (its own pivot - the merged one)). A formula sees exactly the names that
+the kernel has at that place, so that a value which is not saved or handed over is missed here too.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+
+from attngen import ir
+from attngen.analysis.result import Accumulator, Carry, ForwardPass
+from attngen.schedule import OpPlan
+from attngen.selfcheck.arithmetic import exp, larger, smaller
+from attngen.selfcheck.case import Case
+from attngen.selfcheck.evaluate import Evaluation, Names, Program, program
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """What a pass knows after some of the keys; carries have one channel, accumulators those of the values."""
+
+    pivots: dict[str, float]
+    carried: dict[str, list[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class RowGradients:
+    """Of one row: the weights and the gradient of the dot product, over the keys that it sees, and of each input.
+
+    An input's list is over the keys too, or holds one number if the input doesn't vary within a row.
+    """
+
+    weights: list[float]
+    qk: list[float]
+    inputs: dict[str, list[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """`known`: row values by name when the last pass has ended; `carried`: the accumulators among others."""
+
+    output: list[float]
+    known: dict[str, float]
+    carried: dict[str, list[float]]
+
+
+class Execution:
+    """A plan with its formulas made ready."""
+
+    def __init__(self, plan: OpPlan) -> None:
+        self.plan = plan
+        self.programs: dict[int, Program] = {}  # by identity of the formula: the plan keeps them alive
+
+    def value(self, expr: ir.Expr, names: Names, width: int = 1) -> list[float]:
+        steps = self.programs.get(id(expr))
+        if steps is None:
+            steps = self.programs.setdefault(id(expr), program(expr))
+        return Evaluation(width).run(steps, names)
+
+    def forward(self, case: Case, row: int) -> RowResult:
+        forward = self.plan.analysis.forward
+        known = case.row_names(row)
+        carried: dict[str, list[float]] = {}
+        for one_pass in forward.passes:
+            accumulators = forward.accumulators if one_pass is forward.passes[-1] else ()
+            parts = [self._block(one_pass, accumulators, _BlockOfRow(case, row, keys, known)) for keys in case.blocks]
+            merged = reduce(lambda a, b: merge(a, b, (*one_pass.carries, *accumulators)), parts)
+            carried = merged.carried
+            known = known | merged.pivots | {c.name: carried[c.name][0] for c in one_pass.carries}
+            known |= {s.name: self.value(s.value, known)[0] for s in one_pass.statistics}
+        factors = [self.value(factor, known)[0] for factor in forward.factors]
+        parts_of_output = [
+            [factor * x for x in carried[a.name]] for factor, a in zip(factors, forward.accumulators, strict=True)
+        ]
+        return RowResult([sum(channel) for channel in zip(*parts_of_output, strict=True)], known, carried)
+
+    def _block(self, one_pass: ForwardPass, accumulators: tuple[Accumulator, ...], block: "_BlockOfRow") -> Partial:
+        keys, names, width = block.keys, block.names(), len(block.keys)
+        if not keys:
+            return identity(one_pass, accumulators, len(block.case.value[0]))
+        pivots = {p.name: max(self.value(p.exponent, names, width)) for p in one_pass.pivots}
+        names = {**names, **pivots}
+        carried = {c.name: [_reduced(c.kind, self.value(c.body, names, width))] for c in one_pass.carries}
+        for accumulator in accumulators:
+            weights = self.value(accumulator.body, names, width)
+            carried[accumulator.name] = _weighted(weights, [block.case.value[key] for key in keys])
+        return Partial(pivots, carried)
+
+    def backward(self, case: Case, row: int, result: RowResult) -> RowGradients:
+        plan, backward = self.plan, self.plan.analysis.backward
+        saved = {name: result.known[name] for name in plan.saved_rows}
+        found = self._row_values(case, row, result)
+        width = len(case.seen[row])
+        base: Names = {**case.names(row), **saved, backward.dp: case.d_weights(row)}
+        summed = self._sums(((p.name, p.body) for p in backward.prepass), {**base, **found}, width)
+        by_query: dict[str, float] = {**case.row_names(row), **saved, **found, **summed}
+        sums = self._sums(((s.name, s.body) for s in plan.row_sums), {**base, **by_query}, width)
+        inputs = {g.name: self.value(g.value, {**by_query, **sums}) for g in plan.row_gradients}
+        by_key: Names = {**base, **{name: by_query[name] for name in plan.handed_over}}
+        for gradient in plan.key_gradients + plan.pair_gradients:
+            inputs[gradient.name] = self.value(gradient.value, by_key, width)
+        weights, qk = (self.value(expr, by_key, width) for expr in (backward.weights, backward.dqk))
+        return RowGradients(weights, qk, inputs)
+
+    def _row_values(self, case: Case, row: int, result: RowResult) -> dict[str, float]:
+        """delta = dO . O, and the products of dO with the saved accumulators."""
+        plan, backward, d_out = self.plan, self.plan.analysis.backward, case.d_out[row]
+        found = {} if backward.delta is None else {backward.delta: _dot(d_out, result.output)}
+        saved = {name: result.carried[name] for name in plan.saved_accumulators}
+        return found | {p.name: _dot(d_out, saved[p.accumulator]) for p in backward.products}
+
+    def _sums(self, bodies: Iterable[tuple[str, ir.Expr]], names: Names, width: int) -> dict[str, float]:
+        return {name: sum(self.value(body, names, width)) for name, body in bodies}
+
+
+@dataclass(frozen=True, slots=True)
+class _BlockOfRow:
+    case: Case
+    row: int
+    block: tuple[int, ...]
+    known: Mapping[str, float]
+
+    @property
+    def keys(self) -> list[int]:
+        """The keys of the block that the row sees."""
+        return [key for key in self.block if key in self.case.seen[self.row]]
+
+    def names(self) -> Names:
+        pairs = {name: [m[self.row][key] for key in self.keys] for name, m in self.case.pairs.items()}
+        return {**self.known, **pairs}
+
+
+def identity(one_pass: ForwardPass, accumulators: tuple[Accumulator, ...], channels: int) -> Partial:
+    """What is known before any key."""
+    start = {"sum": 0.0, "amax": -math.inf, "amin": math.inf}
+    carried = {c.name: [start[c.kind]] for c in one_pass.carries}
+    carried |= {a.name: [0.0] * channels for a in accumulators}
+    return Partial({p.name: -math.inf for p in one_pass.pivots}, carried)
+
+
+def merge(a: Partial, b: Partial, carries: Iterable[Carry | Accumulator]) -> Partial:
+    """The merge law: associative and commutative, with `identity`."""
+    pivots = {name: max(pivot, b.pivots[name]) for name, pivot in a.pivots.items()}
+    carried = {}
+    for c in carries:
+        mine, other = (_rescaled(part, c, pivots) for part in (a, b))
+        choose = _MERGED[c.kind if isinstance(c, Carry) else "sum"]
+        carried[c.name] = [choose(x, y) for x, y in zip(mine, other, strict=True)]
+    return Partial(pivots, carried)
+
+
+_MERGED = {"sum": lambda x, y: x + y, "amax": larger, "amin": smaller}
+
+
+def _rescaled(part: Partial, carry: Carry | Accumulator, pivots: Mapping[str, float]) -> list[float]:
+    if carry.pivot is None or pivots[carry.pivot] == -math.inf:
+        return part.carried[carry.name]
+    rescale = exp(float(carry.power) * (part.pivots[carry.pivot] - pivots[carry.pivot]))
+    return [x * rescale for x in part.carried[carry.name]]
+
+
+def _reduced(kind: str, values: list[float]) -> float:
+    return sum(values) if kind == "sum" else reduce(_MERGED[kind], values)
+
+
+def _weighted(weights: list[float], values: list[list[float]]) -> list[float]:
+    return [_dot(weights, channel) for channel in map(list, zip(*values, strict=True))]
+
+
+def _dot(a: Iterable[float], b: Iterable[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))
