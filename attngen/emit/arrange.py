@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from attngen import ir
+from attngen.emit.constants import folded
 from attngen.ir import Apply, Expr, Name, Number
 
 MOST_NODES = 14  # of one statement; longer formulas are cut into several
@@ -105,9 +106,10 @@ def arrange(
 
 
 def lowered(expr: Expr, lower: Callable[[Expr], Expr]) -> Expr:
-    """`expr` in the operations that the target has, from the leaves up."""
+    """`expr` in the operations that the target has, from the leaves up; what is constant is computed."""
     children = tuple(lowered(child, lower) for child in ir.children(expr))
-    return lower(ir.with_children(expr, children) if children else expr)
+    constant = folded(ir.with_children(expr, children) if children else expr)
+    return constant if isinstance(constant, Number) else lower(constant)
 
 
 def _grouped(expr: Expr, state: _Arrangement) -> Expr:

@@ -85,7 +85,7 @@ class _Assembly:
             gradient_inputs=tuple(ct.GradientPlace(self.positions[g.name], g.level) for g in self.gradient_order()),
             input_axes=tuple(i.axes for i in normalizer.inputs),
             gradient_places=tuple((self.positions[g.name], g.level) for g in self.gradient_order()),
-            uses_math=bool(plan.analysis.forward.passes[0].pivots) or "inf" in repr(portable) or "PI" in repr(portable),
+            uses_math=any(p.pivots or any(c.kind != "sum" for c in p.carries) for p in plan.analysis.forward.passes),
             flops=ct.Flops(1, 1),
         )
 

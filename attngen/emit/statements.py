@@ -274,7 +274,7 @@ def _variable(name: str, is_input: bool) -> str:
     """The kernel's variable for a name of a formula."""
     if is_input:
         return f"{name}_in"
-    return {"d": "head_dim", "n_q": "query_count", "n_k": "key_count", "pi": "PI"}.get(name, name)
+    return {"d": "head_dim", "n_q": "query_count", "n_k": "key_count"}.get(name, name)
 
 
 def split_uniform(expr: Expr) -> tuple[Expr, Expr]:
