@@ -105,7 +105,7 @@ def explain(spec: str, form: str, output: Path | None, statics: Statics) -> None
     It tells the passes over the keys, the carries and their merge, the stable form and the gradients, as formulas.
     """
     compilation = _compile(spec, statics)
-    from attngen.explain import render
+    from attngen.explain.render import render
 
     text = render(compilation, form)
     if output is None:
