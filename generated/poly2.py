@@ -174,7 +174,12 @@ def poly2_forward(
             p = z_term
             if phase != 1:
                 p = tl.where(visible, p, 0.0)
-            acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
+            if v.dtype == tl.float16:
+                # Before their division weights may leave float16's range; relative to the row's largest they don't.
+                peak = tl.maximum(tl.max(tl.abs(p), 1), 1e-37)[:, None]
+                acc += tl.dot((p * (1.0 / peak)).to(v.dtype), v, input_precision=PRECISION) * peak
+            else:
+                acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
 
     # Epilogue. A row that sees no key is zero whatever its statistics are.
     acc_factor = 1.0 / z
