@@ -156,6 +156,8 @@ def _input_gradient(
         return InputGradient(spec_input.name, level, sy.freeze(settle(sy.attach(share) * DELTA)))
     total = sy.symbol(f"%d_{spec_input.name}")
     summand = sy.factor_terms(settle(gradient_wrt(variable, staged, gradients)))
+    if summand == 0:
+        return InputGradient(spec_input.name, level, sy.freeze(summand))
     outside = sy.Mul(*(f for f in sy.Mul.make_args(summand) if _may_leave(f, staged)))
     body = RowSum(total.name, sy.freeze(summand / outside))
     return InputGradient(spec_input.name, level, sy.freeze(total * outside), (body,))

@@ -57,28 +57,38 @@ def derive_adjoints(staged: Staged, carries: Carries) -> Gradients:
 
 def _influence(statistic: Statistic, symbol: Sym, carries: Carries, result: Gradients) -> Sym:
     """dr_l sum_j dg_l/dr_k of a later statistic. The adjoint's exponentials go into the sum and keep it bounded."""
-    if not sy.uses(statistic.body, [symbol]):
+    summand = sy.attach(_unshared_slope(statistic, symbol))
+    if summand == 0:
         return ZERO
-    summand = sy.attach(slope(statistic, symbol, result))
-    total = ZERO
+    ties, total = _ties(statistic, result), ZERO
     for part in sy.Add.make_args(result.adjoints[statistic.symbol]):
         form = scaled(carries.settled(part))
         if form.mantissa != 0:
-            total += form.mantissa * result.sum_over_keys(summand * sy.exp(form.exponent))
+            total += form.mantissa / ties * result.sum_over_keys(summand * sy.exp(form.exponent))
     return total
 
 
 def slope(statistic: Statistic, variable: Sym, result: Gradients) -> Sym:
-    """Summand of d statistic / d variable. Ties of amax and amin share it, as in torch.
+    """Summand of d statistic / d variable. Ties of amax and amin share it, as in torch."""
+    summand = _unshared_slope(statistic, variable)
+    return summand if summand == 0 else summand / _ties(statistic, result)
 
-    # Note [Attained extrema]: scores are recomputed, by products whose rounding may differ from the forward's. So a key
-    attains the extremum if it comes within a few units in the last place of it.
-    """
+
+def _unshared_slope(statistic: Statistic, variable: Sym) -> Sym:
     inner = sy.derivative(statistic.body, variable)
-    if statistic.kind == "sum" or inner == 0:
-        return inner
-    attained = sy.where(sy.attains(sy.attach(statistic.body), statistic.symbol), ONE, ZERO)
-    return inner * attained / result.sum_over_keys(attained)
+    return inner if statistic.kind == "sum" else inner * _attained(statistic)
+
+
+def _ties(statistic: Statistic, result: Gradients) -> Sym:
+    """How many keys share the slope of an extremum: a row value, which stays outside of further sums."""
+    return ONE if statistic.kind == "sum" else result.sum_over_keys(_attained(statistic))
+
+
+def _attained(statistic: Statistic) -> Sym:
+    """# Note [Attained extrema]: scores are recomputed, by products whose rounding may differ from the forward's. So a
+    key attains the extremum if it comes within a few units in the last place of it.
+    """
+    return sy.where(sy.attains(sy.attach(statistic.body), statistic.symbol), ONE, ZERO)
 
 
 def _direct(symbol: Sym, staged: Staged, result: Gradients) -> Sym:

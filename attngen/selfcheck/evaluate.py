@@ -4,6 +4,7 @@ A formula is evaluated as it stands, operation by operation; equal subformulas a
 and nothing is shared with the analysis.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
@@ -56,12 +57,13 @@ class Evaluation:
 
     `held`: values of `detach`, by step; the first evaluation fills it, later ones take them from there, so that what is
     detached stays constant. With `jitter` every step that rounds errs by about `JITTER`: what that changes shows how
-    well the formula is conditioned.
+    well the formula is conditioned. `overflowed` says then whether any step, needed or not, was not finite.
     """
 
     width: int
     held: dict[int, list[float]] = field(default_factory=dict)
     jitter: Random | None = None
+    overflowed: bool = False
 
     def run(self, steps: Program, names: Names) -> list[float]:
         """The formula's value at each key; raises KeyError for an unknown name."""
@@ -80,7 +82,10 @@ class Evaluation:
             value = names[step.leaf]
             return [value] * self.width if isinstance(value, float) else value
         exact = self._exact(step, values)
-        if self.jitter is None or step.op in EXACT:
+        if self.jitter is None:
+            return exact
+        self.overflowed |= not all(map(math.isfinite, exact))
+        if step.op in EXACT:
             return exact
         errors = [1 + JITTER * self.jitter.uniform(-1, 1) for _ in exact]
         if step.op in REDUCTIONS:

@@ -5,6 +5,7 @@ Derivatives are central differences at two distances, extrapolated; where they d
 or a step of the formula, there is no derivative to compare with. What is detached stays constant meanwhile.
 """
 
+import math
 from dataclasses import dataclass, field
 from random import Random
 
@@ -34,7 +35,7 @@ class OnCase:
     """The formula on one case.
 
     `base`: the weights of each row; `noise`: how far a weight of each row moves when every step of its evaluation errs
-    by `evaluate.JITTER`.
+    by `evaluate.JITTER`; `is_tame`: nothing overflows on the way, not even in a branch that isn't taken.
     """
 
     formula: "Formula"
@@ -42,6 +43,7 @@ class OnCase:
     rows: list[RowFormula] = field(init=False)
     base: list[list[float]] = field(init=False)
     noise: list[float] = field(init=False)
+    is_tame: bool = True
 
     def __post_init__(self) -> None:
         self.rows = [RowFormula.of(len(seen)) for seen in self.case.seen]
@@ -51,7 +53,11 @@ class OnCase:
     def _noise(self, row: int, random: Random) -> float:
         held = RowFormula.of(len(self.case.seen[row]), random)
         jittered = self.formula.weights(self.case, row, held)
+        self.is_tame &= not (held.score.overflowed or held.weights.overflowed)
         return max(abs(x - y) for x, y in zip(jittered, self.base[row], strict=True))
+
+    def is_finite(self) -> bool:
+        return all(math.isfinite(weight) for row in self.base for weight in row)
 
     def slope_noise(self) -> float:
         """What rounding makes of a difference quotient; it errs a hundred times less than the jitter."""

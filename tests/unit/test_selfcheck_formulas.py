@@ -80,15 +80,14 @@ STAGED = {
     "scaled by the maximum": spec("exp(t) / sum(exp(t))", m="amax(abs(s))", t="s / (m + 1)"),
     "moments": spec("sigmoid(s * k)", m="mean(s)", v="mean((s - m) ** 2)", k="mean((s - m) ** 4) / (v + 1) ** 2"),
     "three stages": spec("e / sum(e)", a=P, b="relu(a - 0.1)", c="b / (sum(b) + 0.01)", e="exp(c)"),
+    "extremum of an extremum": spec("a * m / (1 + abs(m))", a="amin(s)", m="amax(silu(a * s))"),
     "four stages": spec(
         "c / sum(c)", a="tanh(s - mean(s))", b="sigmoid(a - mean(a ** 2))", c="softplus(b * n - sum(b))"
     ),
 }
 WITH_INPUTS = {
     "affine": spec("alpha * p + beta", inputs={"alpha": ROW, "beta": ROW}, p=P),
-    "mixture": spec(
-        "a * p + (1 - a) * u + 1 / n_k", inputs={"a": HEAD}, p=P, u="relu(s) / (1 + sum(relu(s)))"
-    ),
+    "mixture": spec("a * p + (1 - a) * u + 1 / n_k", inputs={"a": HEAD}, p=P, u="relu(s) / (1 + sum(relu(s)))"),
     "difference of two": spec(
         "exp(s) / sum(exp(s)) - lam * exp(other) / sum(exp(other))", inputs={"lam": HEAD, "other": PAIR}
     ),
@@ -102,14 +101,13 @@ WITH_INPUTS = {
     "weights of keys": spec("w * exp(s) / sum(w * exp(s))", inputs={"w": KEY}),
     "gate": spec("sigmoid(gate) * exp(s) / sum(exp(s))", inputs={"gate": PAIR}),
     "no gradient": spec("sigmoid(b + s)", inputs={"b": "{shape: [key], grad: false}"}),
+    "in a condition alone": spec("where(s > u, s, 3)", inputs={"u": HEAD}),
     "cancels": spec("exp(s + a) / sum(exp(s + a))", inputs={"a": HEAD}),
-    "staged, keys": spec(
-        "r / (1 + sum(r))", inputs={"b": KEY}, a="softplus(s + b)", r="relu(a / mean(a) - 0.5)"
-    ),
+    "staged, keys": spec("r / (1 + sum(r))", inputs={"b": KEY}, a="softplus(s + b)", r="relu(a / mean(a) - 0.5)"),
     "staged, pairs and rows": spec(
         "r / (1 + sum(r))", inputs={"b": PAIR, "c": ROW}, a="softplus(s + b)", r="softplus(c * a / mean(a) - 0.5)"
     ),
-}  # fmt: skip
+}
 FORMULAS = {**SINGLE_PASS, **STAGED, **WITH_INPUTS}
 
 
