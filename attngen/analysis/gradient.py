@@ -131,10 +131,15 @@ def log_derivative(h: Sym, variable: Sym) -> Sym | None:
                 return None
             total += sy.derivative(exponent, variable)
         elif change != 0:
-            if not (base.is_positive or exponent.is_negative):
+            if not (exponent.is_negative or _stays_positive(base)):
                 return None
             total += exponent * change / base
     return None if total == 0 else total
+
+
+def _stays_positive(expr: Sym) -> bool:
+    """Softplus underflows to zero, faster than its derivative would allow to divide by it."""
+    return bool(expr.is_positive) and not expr.has(sy.softplus)
 
 
 def gradient_wrt(variable: Sym, staged: Staged, result: Gradients) -> Sym:

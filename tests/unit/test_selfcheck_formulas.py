@@ -56,6 +56,7 @@ SINGLE_PASS = {
     "erf": spec("s * (1 + erf(s / sqrt(2))) / 2 / count()"),
     "atan, sin, cos": spec("(atan(s) + sin(s) * cos(s)) / (1 + sum(sin(s) ** 2))"),
     "tanh": spec("tanh(s) / sum(abs(tanh(s)))"),
+    "factor that underflows": spec("w / (1 + sum(abs(w)))", w="s * softplus(sum(s))"),
     "softplus decay": spec("sigmoid(s) * exp(-sum(softplus(s)) / n)"),
     "amax": spec("softplus(s) / amax(softplus(s))"),
     "amin": spec("softplus(s) / (1 + amin(softplus(s)))"),
