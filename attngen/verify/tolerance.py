@@ -56,7 +56,7 @@ def expect(normalizer: ir.Normalizer, drawn: Drawn, call: Call) -> Expectation:
     _check_finite(exact, dtype)
     terms, score = _terms(normalizer, drawn, call), _largest_score(normalizer, drawn, call)
     inside = torch.finfo(torch.float32).eps * (1 + score)
-    floors = {n: 2 * (inside * terms[n] + _rounding(x, dtype)) for n, x in exact.items()}
+    floors = {n: 2 * (inside * max(terms[n], _UNDERFLOW) + _rounding(x, dtype)) for n, x in exact.items()}
     return Expectation(exact, {n: _excused(x, [o[n] for o in others]) + floors[n] for n, x in exact.items()})
 
 
@@ -82,6 +82,8 @@ def _excused(exact: Tensor, others: list[Tensor]) -> float:
 # A gradient is the sum of a direct part and a part through the row statistics. The second one moves alone as well,
 # because ops compute its factor delta = dO . O from the output, which is rounded by then.
 _MOVES = 2
+
+_UNDERFLOW = 2.0**-100  # float32 products of numbers this small lose digits, or are flushed to zero on a GPU
 
 
 def _moved(drawn: Drawn) -> Iterator[Drawn]:
