@@ -175,15 +175,12 @@ def alibi_forward(
             if phase != 1:
                 visible = (keys[None, :] >= visible_from[:, None]) & (keys[None, :] < visible_to[:, None])
             row_max_old = row_max
+            row_max_seen = row_max_exponent
             if phase != 1:
-                seen = tl.where(visible, row_max_exponent, float("-inf"))
-                row_max = tl.maximum(row_max_old, tl.max(seen, 1))
-                # A row that has seen no key yet keeps -inf; 0 in its place keeps the exponents finite.
-                row_max_kept = row_max
-                row_max = tl.where(row_max == float("-inf"), 0.0, row_max)
-            else:
-                row_max = tl.maximum(row_max_old, tl.max(row_max_exponent, 1))
-                row_max_kept = row_max
+                row_max_seen = tl.where(visible, row_max_seen, float("-inf"))
+            row_max_kept = tl.maximum(row_max_old, tl.max(row_max_seen, 1))
+            # What is relative to a row's pivot stays finite while the pivot is the least there is.
+            row_max = tl.where(row_max_kept == float("-inf"), 0.0, row_max_kept)
             row_max_rescale = tl.exp2(LOG2E * row_max_old + -(LOG2E * row_max))
             t3 = LOG2E * row_max
             row_sum_term = tl.exp2(t2 * qk - t3[:, None] - t4 * t1)
@@ -199,6 +196,7 @@ def alibi_forward(
                 p = tl.where(visible, p, 0.0)
             acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
             row_max = row_max_kept
+    row_max = tl.where(row_max == float("-inf"), 0.0, row_max)
     lse = row_max + tl.log(row_sum)
 
     # Epilogue. A row that sees no key is zero whatever its statistics are.
@@ -720,7 +718,7 @@ def _portable_rows(
 
     row = q.new_zeros(*q.shape[:3], 1)
 
-    row_max = row - math.inf
+    row_max = row + -math.inf
     row_sum = row
     acc = q.new_zeros(*q.shape[:3], value.shape[-1])
     for first_key in range(begin, end, step):
@@ -745,6 +743,7 @@ def _portable_rows(
         v = _heads_of(value, first_key, last_key, group, dtype)
         acc = acc * row_max_rescale + _shown(visible, row_sum_term, 0.0) @ v
         row_max = row_max_kept
+    row_max = torch.where(row_max == -math.inf, 0.0, row_max)
     lse = row_max + torch.log(row_sum)
 
     acc_factor = 1.0 / row_sum

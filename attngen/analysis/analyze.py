@@ -11,6 +11,7 @@ from fractions import Fraction
 from attngen import ir
 from attngen.analysis import symbolic as sy
 from attngen.analysis.carries import Carries, SymbolicCarry, derive_carries
+from attngen.analysis.functions import Sym
 from attngen.analysis.gradient import DELTA, DP, Gradients, derive_adjoints, gradient_wrt, row_share
 from attngen.analysis.passes import Staged, stage
 from attngen.analysis.rename import readable_names
@@ -30,7 +31,6 @@ from attngen.analysis.result import (
     RowSum,
 )
 from attngen.analysis.stabilize import plain
-from attngen.analysis.symbolic import Sym
 
 
 def analyze(normalizer: ir.Normalizer) -> Analysis:
@@ -73,7 +73,7 @@ def _forward(staged: Staged, carries: Carries) -> Forward:
 def _forward_pass(index: int, staged: Staged, carries: Carries) -> ForwardPass:
     mine = [c for c in carries.carries if c.pass_index == index]
     return ForwardPass(
-        tuple(Pivot(g.symbol.name, _stable(g.exponent)) for g in carries.groups if g.pass_index == index),
+        tuple(Pivot(g.symbol.name, _stable(g.exponent), g.kind) for g in carries.groups if g.pass_index == index),
         tuple(
             Carry(c.symbol.name, c.kind, _stable(c.body), _pivot_name(c), _rational(c.power))  # type: ignore[arg-type]
             for c in mine
@@ -88,8 +88,10 @@ def _statistic(carry: SymbolicCarry, staged: Staged, carries: Carries) -> RowSta
     meaning = ir.Reduce(statistic.kind, sy.freeze(sy.attach(statistic.body)))  # type: ignore[arg-type]
     logarithm = carries.logarithms.get(statistic.symbol)
     if logarithm is None:
-        return RowStatistic(carry.symbol.name, meaning, sy.freeze(carry.symbol), logarithmic=False)
-    return RowStatistic(logarithm.name, meaning, _stable(sy.log(carry.total)), logarithmic=True)
+        return RowStatistic(
+            carry.symbol.name, statistic.symbol.name, meaning, sy.freeze(carry.symbol), logarithmic=False
+        )
+    return RowStatistic(logarithm.name, statistic.symbol.name, meaning, _stable(sy.log(carry.total)), logarithmic=True)
 
 
 def _pivot_name(carry: SymbolicCarry) -> str | None:
@@ -111,7 +113,7 @@ def _backward(normalizer: ir.Normalizer, staged: Staged, carries: Carries, gradi
     }
 
     def settle(expr: Sym) -> Sym:
-        return sy.factor_terms(plain(carries.settled(expr.xreplace(totals))))
+        return sy.factor_terms(plain(carries.normalized(expr.xreplace(totals))))
 
     inputs = tuple(
         _input_gradient(i, staged, gradients, settle) for i in normalizer.inputs if i.grad and _is_used(i, staged)

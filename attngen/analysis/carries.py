@@ -1,26 +1,47 @@
 """Carries: the stable form of each pass, and by what names its statistics are known afterwards.
 
 Turns the primitive statistics and the output's terms into pivots, carries and accumulators. Exponents that are
-proportional to each other share a pivot. An accumulator uses a pivot only if a statistic does too, since nothing else
-could make up for the factor. # Note [Empty rows] a row without keys has pivot -inf; its carries are never used.
+proportional to each other share a pivot; high powers of one base share one as well. An accumulator uses a pivot only if
+its factor holds a statistic, since nothing else could make up for the pivot.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
+from attngen.analysis import functions as fn
 from attngen.analysis import symbolic as sy
+from attngen.analysis.functions import Sym
 from attngen.analysis.passes import Staged
+from attngen.analysis.separate import Scope
 from attngen.analysis.stabilize import Scaled, plain, scaled
-from attngen.analysis.symbolic import Statistic, Sym
+from attngen.analysis.symbolic import Statistic
+
+# Powers up to this are summed as they are: in fp32 they stay finite for bases up to 10^9.
+LARGEST_PLAIN_POWER = 4
 
 
 @dataclass(frozen=True)
 class PivotGroup:
-    """m = max over keys of `exponent`."""
+    """m = max over keys of `exponent`; of kind "power", of the base of powers that are carried as ratios to m."""
 
     symbol: Sym
     exponent: Sym
     pass_index: int
+    kind: Literal["exponential", "power"] = "exponential"
+
+    def factor(self, power: Sym) -> Sym:
+        """What a carry relative to the pivot lacks."""
+        return sy.exp(power * self.symbol) if self.kind == "exponential" else self.symbol**power
+
+    def relative(self, form: Scaled, power: Sym) -> Sym:
+        """`form` without that factor."""
+        if self.kind == "exponential":
+            return form.mantissa * sy.exp(sy.expand_mul(form.exponent - power * self.symbol))
+        return form.mantissa.xreplace(self.normalized_base) / self.symbol**power
+
+    @property
+    def normalized_base(self) -> dict[Sym, Sym]:
+        return {self.exponent: self.symbol * fn.ratio(self.exponent, self.symbol)}
 
 
 @dataclass(frozen=True)
@@ -38,38 +59,82 @@ class SymbolicCarry:
     @property
     def total(self) -> Sym:
         """The reduction's value, from the carry as it stands when its pass ends."""
-        return self.symbol if self.pivot is None else self.symbol * sy.exp(self.power * self.pivot.symbol)
+        return self.symbol if self.pivot is None else self.symbol * self.pivot.factor(self.power)
 
 
 @dataclass
 class Carries:
     """`known`: statistic -> its value under the names that outlive its pass (and its twin likewise)."""
 
+    scope: Scope
     groups: list[PivotGroup] = field(default_factory=list)
     carries: list[SymbolicCarry] = field(default_factory=list)
     accumulators: list[SymbolicCarry] = field(default_factory=list)
     known: dict[Sym, Sym] = field(default_factory=dict)
     logarithms: dict[Sym, Sym] = field(default_factory=dict)  # statistic -> symbol of its logarithm
+    bounds: list[Sym] = field(default_factory=list)  # exponents that are never positive: s - lse
 
     def settled(self, expr: Sym) -> Sym:
         """`expr` with statistics replaced by what is known of them after their pass, and twins attached."""
-        return sy.attach(expr).xreplace(self.known)
+        return self._bounded(sy.attach(expr).xreplace(self.known))
+
+    def _bounded(self, expr: Sym) -> Sym:
+        """Mark exp(s - lse) and its powers as bounded: nothing can overflow in a formula of probabilities."""
+        if not expr.args or not self.bounds:
+            return expr
+        expr = expr.func(*map(self._bounded, expr.args))
+        exponent = sy.expand_mul(sy.Add(*(f.args[0] for f in sy.Mul.make_args(expr) if f.func is sy.exp)))
+        if exponent == 0 or not any(_is_multiple(exponent, bound) for bound in self.bounds):
+            return expr
+        others = sy.Mul(*(f for f in sy.Mul.make_args(expr) if f.func is not sy.exp))
+        return others * fn.bounded_exp(exponent)
+
+    def normalized(self, expr: Sym) -> Sym:
+        """`settled`, with the bases of powers as ratios to their pivots: for formulas behind all passes."""
+        settled = self.settled(expr)
+        for group in self.groups:
+            settled = settled.xreplace(group.normalized_base) if group.kind == "power" else settled
+        return settled
+
+    def unit(self, statistic: Sym) -> Sym:
+        """What the statistic is measured in: itself if it is carried relative to a pivot."""
+        pivoted = any(c.statistic and c.statistic.symbol == statistic and c.pivot for c in self.carries)
+        return statistic if pivoted else fn.ONE
 
     def fresh(self, expr: Sym) -> Sym:
         """`expr` in terms of the carries themselves, more exact than by logarithms, for the end of the last pass."""
         return sy.attach(expr).xreplace({c.statistic.symbol: c.total for c in self.carries if c.statistic})
 
+    def group_of(self, form: Scaled, pass_index: int) -> tuple[PivotGroup | None, Sym]:
+        """The known pivot of this pass that `form` can be carried relative to, and the power of its factor."""
+        for group in self.groups:
+            power = self._power_in(group, form)
+            if group.pass_index == pass_index and power.is_Rational and power.is_positive:
+                return group, power
+        return None, fn.ZERO
+
+    def _power_in(self, group: PivotGroup, form: Scaled) -> Sym:
+        if group.kind == "power":
+            return sy.Add(*(f.exp for f in sy.Mul.make_args(form.mantissa) if f.is_Pow and f.base == group.exponent))
+        mine, other = self._varying(form.exponent), self._varying(group.exponent)
+        return sy.cancel(mine / other)
+
+    def _varying(self, exponent: Sym) -> Sym:
+        """The addends that vary from key to key; those of the row may differ among the members of a group."""
+        addends = sy.Add.make_args(sy.expand_mul(exponent))
+        return sy.Add(*(a for a in addends if not self.scope.is_row(a)))
+
 
 def derive_carries(staged: Staged) -> Carries:
-    result = Carries()
+    result = Carries(staged.scope)
     for index, statistic in enumerate(staged.statistics, 1):
         _add_statistic(result, statistic, index, staged)
     last = staged.n_passes - 1
     for index, term in enumerate(staged.terms, 1):
         form = scaled(result.settled(term.f))
-        group, power = _existing_group(result.groups, form.exponent, last)
+        group, power = _group(result, form, last) if staged.scope.uses_statistics(term.h) else (None, fn.ZERO)
         symbol = sy.symbol(f"%acc{index}")
-        body = _relative(form, group, power)
+        body = group.relative(form, power) if group else form.value
         result.accumulators.append(SymbolicCarry(symbol, "sum", body, last, group, power, None))
     return result
 
@@ -81,15 +146,17 @@ def _add_statistic(result: Carries, statistic: Statistic, index: int, staged: St
         _add_plain(result, statistic, f"%extreme{index}", plain(body), pass_index)
         return
     form = scaled(body)
-    if staged.scope.is_row(form.exponent):
+    group, power = _group(result, form, pass_index)
+    if group is None:
         _add_plain(result, statistic, f"%z{index}", form.value, pass_index)
         return
-    group, power = _group(result.groups, form.exponent, pass_index)
     symbol = sy.symbol(f"%row_sum{index}", **_sign_of(statistic))
-    carry = SymbolicCarry(symbol, "sum", _relative(form, group, power), pass_index, group, power, statistic)
+    carry = SymbolicCarry(symbol, "sum", group.relative(form, power), pass_index, group, power, statistic)
     result.carries.append(carry)
-    if statistic.symbol.is_nonnegative:
+    if statistic.symbol.is_nonnegative and group.kind == "exponential":
         logarithm = sy.symbol(f"%lse{index}")
+        if form.mantissa == 1:
+            result.bounds.append(form.exponent - logarithm)
         result.logarithms[statistic.symbol] = logarithm
         result.known[statistic.symbol] = sy.exp(logarithm)
     else:
@@ -99,7 +166,7 @@ def _add_statistic(result: Carries, statistic: Statistic, index: int, staged: St
 def _add_plain(result: Carries, statistic: Statistic, name: str, body: Sym, pass_index: int) -> None:
     symbol = sy.symbol(name, **_sign_of(statistic))
     result.known[statistic.symbol] = symbol
-    carry = SymbolicCarry(symbol, statistic.kind, body, pass_index, None, sy.ZERO, statistic)
+    carry = SymbolicCarry(symbol, statistic.kind, body, pass_index, None, fn.ZERO, statistic)
     result.carries.append(carry)
 
 
@@ -109,24 +176,31 @@ def _sign_of(statistic: Statistic) -> dict[str, bool]:
     return {"nonnegative": True} if statistic.symbol.is_nonnegative else {}
 
 
-def _relative(form: Scaled, group: PivotGroup | None, power: Sym) -> Sym:
-    if group is None:
-        return form.value
-    return form.mantissa * sy.exp(sy.expand_mul(form.exponent - power * group.symbol))
-
-
-def _group(groups: list[PivotGroup], exponent: Sym, pass_index: int) -> tuple[PivotGroup, Sym]:
-    group, power = _existing_group(groups, exponent, pass_index)
-    if group is None:
-        group, power = PivotGroup(sy.symbol(f"%row_max{len(groups) + 1}"), exponent, pass_index), sy.ONE
-        groups.append(group)
+def _group(result: Carries, form: Scaled, pass_index: int) -> tuple[PivotGroup | None, Sym]:
+    """The pivot to carry `form` by, a new one for the first that needs it; none for what can be summed as it is."""
+    group, power = result.group_of(form, pass_index)
+    if group is not None:
+        return group, power
+    number = len(result.groups) + 1
+    if not result.scope.is_row(form.exponent):
+        group, power = PivotGroup(sy.symbol(f"%row_max{number}"), form.exponent, pass_index), fn.ONE
+    elif (large := _large_power(form, result.scope)) is not None:
+        symbol = sy.symbol(f"%row_max{number}", positive=True)
+        group, power = PivotGroup(symbol, large.base, pass_index, "power"), large.exp
+    if group is not None:
+        result.groups.append(group)
     return group, power
 
 
-def _existing_group(groups: Iterable[PivotGroup], exponent: Sym, pass_index: int) -> tuple[PivotGroup | None, Sym]:
-    """The pivot whose exponent is a positive number times less than this one, in the same pass."""
-    for group in groups:
-        ratio = sy.cancel(exponent / group.exponent)
-        if group.pass_index == pass_index and ratio.is_Rational and ratio.is_positive:
-            return group, ratio
-    return None, sy.ZERO
+def _is_multiple(exponent: Sym, bound: Sym) -> bool:
+    factor = sy.cancel(exponent / bound)
+    return bool(factor.is_Rational and factor.is_positive)
+
+
+def _large_power(form: Scaled, scope: Scope) -> Sym | None:
+    """A factor base ** p that may overflow although base doesn't."""
+    for factor in sy.Mul.make_args(form.mantissa):
+        varies = factor.is_Pow and factor.exp.is_Rational and not scope.is_row(factor.base)
+        if varies and factor.exp > LARGEST_PLAIN_POWER and factor.base.is_nonnegative:
+            return factor
+    return None

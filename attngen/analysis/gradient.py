@@ -16,11 +16,12 @@ affine-scaled softmax outweighs alpha, the difference cancels, all the more if O
 
 from dataclasses import dataclass, field
 
+from attngen.analysis import functions as fn
 from attngen.analysis import symbolic as sy
 from attngen.analysis.carries import Carries
+from attngen.analysis.functions import ONE, ZERO, Sym
 from attngen.analysis.passes import Staged
-from attngen.analysis.stabilize import scaled
-from attngen.analysis.symbolic import ONE, ZERO, Statistic, Sym
+from attngen.analysis.symbolic import Statistic
 
 DP = sy.symbol("%dp")
 DELTA = sy.symbol("%delta")
@@ -49,23 +50,21 @@ def derive_adjoints(staged: Staged, carries: Carries) -> Gradients:
     result = Gradients()
     for index in reversed(range(len(staged.statistics))):
         symbol = staged.statistics[index].symbol
-        direct = _direct(symbol, staged, result)
+        unit = carries.unit(symbol)
+        direct = _direct(symbol, unit, staged, result)
         later = [_influence(s, symbol, carries, result) for s in staged.statistics[index + 1 :]]
         result.adjoints[symbol] = sy.attach(direct + sy.Add(*later))
     return result
 
 
 def _influence(statistic: Statistic, symbol: Sym, carries: Carries, result: Gradients) -> Sym:
-    """dr_l sum_j dg_l/dr_k of a later statistic. The adjoint's exponentials go into the sum and keep it bounded."""
+    """dr_l sum_j dg_l/dr_k of a later statistic. See Note [Relative adjoints]."""
     summand = sy.attach(_unshared_slope(statistic, symbol))
     if summand == 0:
         return ZERO
-    ties, total = _ties(statistic, result), ZERO
-    for part in sy.Add.make_args(result.adjoints[statistic.symbol]):
-        form = scaled(carries.settled(part))
-        if form.mantissa != 0:
-            total += form.mantissa / ties * result.sum_over_keys(summand * sy.exp(form.exponent))
-    return total
+    later, mine = carries.unit(statistic.symbol), carries.unit(symbol)
+    outside = sy.expand_mul(result.adjoints[statistic.symbol] * later) / (_ties(statistic, result) * mine)
+    return outside * result.sum_over_keys(summand * mine / later)
 
 
 def slope(statistic: Statistic, variable: Sym, result: Gradients) -> Sym:
@@ -88,16 +87,16 @@ def _attained(statistic: Statistic) -> Sym:
     """# Note [Attained extrema]: scores are recomputed, by products whose rounding may differ from the forward's. So a
     key attains the extremum if it comes within a few units in the last place of it.
     """
-    return sy.where(sy.attains(sy.attach(statistic.body), statistic.symbol), ONE, ZERO)
+    return fn.where(fn.attains(sy.attach(statistic.body), statistic.symbol), ONE, ZERO)
 
 
-def _direct(symbol: Sym, staged: Staged, result: Gradients) -> Sym:
+def _direct(symbol: Sym, unit: Sym, staged: Staged, result: Gradients) -> Sym:
     """sum_j dP_j dw/dr."""
     change = sy.derivative(staged.weights, symbol)
     if change == 0:
         return ZERO
     if any(sy.uses(term.f, [symbol]) for term in staged.terms):
-        return result.sum_over_keys(sy.attach(DP * change))
+        return result.sum_over_keys(sy.attach(DP * change * unit)) / unit
     return _by_terms(symbol, staged, result)
 
 
@@ -139,7 +138,7 @@ def log_derivative(h: Sym, variable: Sym) -> Sym | None:
 
 def _stays_positive(expr: Sym) -> bool:
     """Softplus underflows to zero, faster than its derivative would allow to divide by it."""
-    return bool(expr.is_positive) and not expr.has(sy.softplus)
+    return bool(expr.is_positive) and not expr.has(fn.softplus)
 
 
 def gradient_wrt(variable: Sym, staged: Staged, result: Gradients) -> Sym:

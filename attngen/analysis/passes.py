@@ -9,9 +9,11 @@ numerical stability.
 from dataclasses import dataclass
 
 from attngen import ir
+from attngen.analysis import functions as fn
 from attngen.analysis import symbolic as sy
+from attngen.analysis.functions import Sym
 from attngen.analysis.separate import PAIR_NAMES, Scope, Term, offset_and_factor, separate
-from attngen.analysis.symbolic import Statistic, Sym
+from attngen.analysis.symbolic import Statistic
 
 # A term of the output costs a product with the values; recomputing the scores with all statistics known costs one
 # product more than a single term. Three terms are where the second pass begins to pay.
@@ -70,7 +72,7 @@ def _finish(weights: Sym, score: Sym, primitives: "_Primitives") -> Staged:
     scope = primitives.scope()
     terms = separate(weights, scope)
     if sum(not scope.is_row(t.f) for t in terms) > MOST_OUTPUT_TERMS:
-        terms = (Term(sy.ONE, weights),)
+        terms = (Term(fn.ONE, weights),)
     weights = sy.Add(*(t.h * t.f for t in terms))  # separated, so that what cancels is gone
     used = _needed(weights, primitives.statistics)
     pass_of = {s.symbol: primitives.pass_of[s.symbol] for s in used}

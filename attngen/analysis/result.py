@@ -15,18 +15,23 @@ Level = Literal["row", "key", "pair"]
 
 @dataclass(frozen=True, slots=True)
 class Pivot:
-    """A running maximum of `exponent` over the keys; what is carried relative to it can't overflow."""
+    """A running maximum of `exponent` over the keys; what is carried relative to it can't overflow.
+
+    "exponential": sums contain exp(power * (exponent - pivot)). "power": sums contain (exponent / pivot) ** power, the
+    exponent, better called base, being nonnegative; a pivot of zero counts as one.
+    """
 
     name: str
     exponent: Expr
+    kind: Literal["exponential", "power"] = "exponential"
 
 
 @dataclass(frozen=True, slots=True)
 class Carry:
     """A row quantity reduced over the keys of one pass.
 
-    A sum with a pivot is carried relative to it: its body contains exp(power * (exponent - pivot)), and when the pivot
-    grows by g, what was carried so far is multiplied by exp(-power * g).
+    A sum with a pivot is carried relative to it: when the pivot grows from m to M, what was carried so far is
+    multiplied by exp(power * (m - M)) or, if the pivot is one of a power, by (m / M) ** power.
     """
 
     name: str
@@ -50,11 +55,12 @@ class Accumulator:
 class RowStatistic:
     """A row statistic by the name under which later passes and the backward use it.
 
-    `meaning` is the reduction as mathematics has it, `value` what it is made of when its pass ends. If `logarithmic`,
-    the name stands for the logarithm of the reduction.
+    `symbol` stands for it in meanings and adjoints, which are mathematics. `meaning` is the reduction itself, `value`
+    what it is made of when its pass ends. If `logarithmic`, the name stands for the logarithm of the reduction.
     """
 
     name: str
+    symbol: str
     meaning: Expr
     value: Expr
     logarithmic: bool

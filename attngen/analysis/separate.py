@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from attngen.analysis import functions as fn
 from attngen.analysis import symbolic as sy
-from attngen.analysis.symbolic import ONE, ZERO, Sym
+from attngen.analysis.functions import ONE, ZERO, Sym
 
 PAIR_NAMES = frozenset({"qk", "j"})
 
@@ -112,17 +113,17 @@ def _where(expr: Sym, scope: Scope) -> list[Term]:
     condition, a, b = expr.args
     if scope.uses_statistics(condition):
         return _inseparable(expr, scope)
-    yes = [Term(t.h, sy.where(condition, t.f, ZERO)) for t in _terms(a, scope)]
-    no = [Term(t.h, sy.where(condition, ZERO, t.f)) for t in _terms(b, scope)]
+    yes = [Term(t.h, fn.where(condition, t.f, ZERO)) for t in _terms(a, scope)]
+    no = [Term(t.h, fn.where(condition, ZERO, t.f)) for t in _terms(b, scope)]
     return [term for term in yes + no if term.f != 0 and term.h != 0]
 
 
 _RULES: dict[Any, Callable[[Sym, Scope], list[Term]]] = {
     sy.exp: _exponential,
-    sy.relu: _homogeneous,
-    sy.absolute: _homogeneous,
-    sy.sign: _sign,
-    sy.where: _where,
+    fn.relu: _homogeneous,
+    fn.absolute: _homogeneous,
+    fn.sign: _sign,
+    fn.where: _where,
 }
 
 

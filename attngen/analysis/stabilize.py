@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from attngen.analysis import functions as fn
 from attngen.analysis import symbolic as sy
-from attngen.analysis.symbolic import ONE, ZERO, Sym
+from attngen.analysis.functions import ONE, ZERO, Sym
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _common(terms: list[Scaled]) -> tuple[list[Sym], Sym]:
         return [t.mantissa for t in terms], exponents[0]
     largest = exponents[0]
     for exponent in exponents[1:]:
-        largest = sy.maximum(*sorted((largest, exponent), key=lambda e: e.sort_key()))
+        largest = fn.maximum(*sorted((largest, exponent), key=lambda e: e.sort_key()))
     return [t.mantissa * sy.exp(t.exponent - largest) for t in terms], largest
 
 
@@ -94,7 +95,7 @@ def _homogeneous(expr: Sym) -> Scaled:
 
 
 def _sign(expr: Sym) -> Scaled:
-    return Scaled(sy.sign(scaled(expr.args[0]).mantissa), ZERO)
+    return Scaled(fn.sign(scaled(expr.args[0]).mantissa), ZERO)
 
 
 def _lattice(expr: Sym) -> Scaled:
@@ -110,7 +111,7 @@ def _where(expr: Sym) -> Scaled:
     if len(living) == 1:
         terms = [Scaled(t.mantissa, living[0].exponent) for t in terms]
     mantissas, exponent = _common(terms)
-    return Scaled(sy.where(plain(condition), *mantissas), exponent)
+    return Scaled(fn.where(plain(condition), *mantissas), exponent)
 
 
 def _logarithm(expr: Sym) -> Scaled:
@@ -122,8 +123,8 @@ def _expm1(expr: Sym) -> Scaled:
     """exp(x) - 1 = sign(x) (1 - exp(-|x|)) exp(max(x, 0)): bounded by one and exact near zero."""
     x = plain(expr.args[0])
     if x.is_nonpositive:
-        return Scaled(sy.expm1(x), ZERO)
-    return Scaled(-sy.sign(x) * sy.expm1(-sy.absolute(x)), sy.maximum(x, ZERO))
+        return Scaled(fn.expm1(x), ZERO)
+    return Scaled(-fn.sign(x) * fn.expm1(-fn.absolute(x)), fn.maximum(x, ZERO))
 
 
 def _opaque(expr: Sym) -> Scaled:
@@ -131,12 +132,12 @@ def _opaque(expr: Sym) -> Scaled:
 
 
 _RULES: dict[Any, Callable[[Sym], Scaled]] = {
-    sy.relu: _homogeneous,
-    sy.absolute: _homogeneous,
-    sy.sign: _sign,
-    sy.maximum: _lattice,
-    sy.minimum: _lattice,
-    sy.where: _where,
+    fn.relu: _homogeneous,
+    fn.absolute: _homogeneous,
+    fn.sign: _sign,
+    fn.maximum: _lattice,
+    fn.minimum: _lattice,
+    fn.where: _where,
     sy.log: _logarithm,
-    sy.expm1: _expm1,
+    fn.expm1: _expm1,
 }

@@ -18,136 +18,35 @@ from typing import Any
 import sympy as sp
 
 from attngen import ir
+from attngen.analysis.functions import (
+    ONE,
+    ZERO,
+    Sym,
+    absolute,
+    and_,
+    attains,
+    bounded_exp,
+    clip,
+    eq,
+    expm1,
+    ge,
+    gt,
+    log1p,
+    maximum,
+    minimum,
+    not_,
+    or_,
+    ratio,
+    relu,
+    sigmoid,
+    sign,
+    softplus,
+    where,
+)
 from attngen.diagnostics import Diagnostic, InternalError, SpecError
 
-Sym = Any  # a sympy expression; sympy carries no types
-ZERO, ONE, HALF, PI = sp.S.Zero, sp.S.One, sp.S.Half, sp.pi
 Add, Mul, Pow, Symbol, Rational, Function = sp.Add, sp.Mul, sp.Pow, sp.Symbol, sp.Rational, sp.Function
 exp, log, cancel, expand_mul = sp.exp, sp.log, sp.cancel, sp.expand_mul
-
-
-class RealFunction(sp.Function):  # type: ignore[misc]
-    is_extended_real = True
-    is_real = True
-
-
-class sigmoid(RealFunction):
-    is_positive = True
-
-    def fdiff(self, argindex: int = 1) -> Sym:
-        return sigmoid(self.args[0]) * (1 - sigmoid(self.args[0]))
-
-
-class softplus(RealFunction):
-    is_positive = True
-
-    def fdiff(self, argindex: int = 1) -> Sym:
-        return sigmoid(self.args[0])
-
-
-class expm1(RealFunction):
-    def fdiff(self, argindex: int = 1) -> Sym:
-        return exp(self.args[0])
-
-
-class log1p(RealFunction):
-    def fdiff(self, argindex: int = 1) -> Sym:
-        return 1 / (1 + self.args[0])
-
-
-class relu(RealFunction):
-    is_nonnegative = True
-
-    @classmethod
-    def eval(cls, x: Sym) -> Sym:
-        return x if x.is_nonnegative else None
-
-    def fdiff(self, argindex: int = 1) -> Sym:
-        return where(gt(self.args[0], ZERO), ONE, ZERO)
-
-
-class absolute(RealFunction):
-    is_nonnegative = True
-
-    @classmethod
-    def eval(cls, x: Sym) -> Sym:
-        return x if x.is_nonnegative else None
-
-    def fdiff(self, argindex: int = 1) -> Sym:
-        return sign(self.args[0])
-
-
-class sign(RealFunction):
-    def fdiff(self, argindex: int = 1) -> Sym:
-        return ZERO
-
-
-class maximum(RealFunction):
-    @classmethod
-    def eval(cls, a: Sym, b: Sym) -> Sym:
-        return a if a == b else None
-
-    def fdiff(self, argindex: int = 1) -> Sym:
-        mine, other = self.args[argindex - 1], self.args[2 - argindex]
-        return where(gt(mine, other), ONE, where(eq(mine, other), HALF, ZERO))
-
-
-class minimum(RealFunction):
-    @classmethod
-    def eval(cls, a: Sym, b: Sym) -> Sym:
-        return a if a == b else None
-
-    def fdiff(self, argindex: int = 1) -> Sym:
-        mine, other = self.args[argindex - 1], self.args[2 - argindex]
-        return where(gt(other, mine), ONE, where(eq(mine, other), HALF, ZERO))
-
-
-class clip(RealFunction):
-    def fdiff(self, argindex: int = 1) -> Sym:
-        x, low, high = self.args
-        inside = and_(ge(x, low), ge(high, x))
-        return where((inside, gt(low, x), gt(x, high))[argindex - 1], ONE, ZERO)
-
-
-class where(RealFunction):
-    @classmethod
-    def eval(cls, condition: Sym, a: Sym, b: Sym) -> Sym:
-        return a if a == b else None
-
-    def _eval_is_nonnegative(self) -> Any:
-        return True if self.args[1].is_nonnegative and self.args[2].is_nonnegative else None
-
-    def _eval_is_positive(self) -> Any:
-        return True if self.args[1].is_positive and self.args[2].is_positive else None
-
-    def fdiff(self, argindex: int = 1) -> Sym:
-        return (ZERO, where(self.args[0], ONE, ZERO), where(self.args[0], ZERO, ONE))[argindex - 1]
-
-
-class Condition(RealFunction):
-    def fdiff(self, argindex: int = 1) -> Sym:
-        return ZERO
-
-
-class gt(Condition): ...
-
-
-class ge(Condition): ...
-
-
-class eq(Condition): ...
-
-
-class attains(Condition): ...
-
-
-class and_(Condition): ...
-
-
-class or_(Condition): ...
-
-
-class not_(Condition): ...
 
 
 _THAW: dict[str, Any] = {
@@ -161,7 +60,8 @@ _THAW: dict[str, Any] = {
 }  # fmt: skip
 
 _FREEZE: dict[Any, str] = {
-    sp.exp: "exp", expm1: "expm1", sp.log: "log", log1p: "log1p", absolute: "abs", sp.Abs: "abs", sign: "sign",
+    sp.exp: "exp", bounded_exp: "exp",
+    expm1: "expm1", sp.log: "log", log1p: "log1p", absolute: "abs", sp.Abs: "abs", sign: "sign",
     sp.sign: "sign", sp.tanh: "tanh", sigmoid: "sigmoid", softplus: "softplus", relu: "relu", sp.erf: "erf",
     sp.atan: "atan", sp.sin: "sin", sp.cos: "cos", minimum: "min", maximum: "max", clip: "clip", where: "where",
     gt: "gt", ge: "ge", eq: "eq", attains: "attains", and_: "and", or_: "or", not_: "not",
@@ -267,6 +167,8 @@ def freeze(expr: Sym) -> ir.Expr:
         return _freeze_product(expr)
     if expr.is_Pow:
         return _freeze_power(*expr.args)
+    if expr.func is ratio:
+        return ir.apply("div", *map(freeze, expr.args))
     if expr.func in _FREEZE:
         return ir.Apply(_FREEZE[expr.func], tuple(freeze(argument) for argument in expr.args))
     raise InternalError("a sympy expression that the formula language lacks", str(expr))

@@ -2,7 +2,8 @@
 
 Shared subformulas are computed once; what doesn't change inside the tile loop moves in front of it; factors and
 addends are grouped such that as much as possible does so; a vector is finished before it is spread over a tile. The
-value of a formula doesn't change but for rounding. Knows nothing of any target language but what `Spelling` says.
+value of a formula doesn't change but for rounding. It knows nothing of any target language; what that wants rewritten
+beforehand comes as a function.
 """
 
 from collections import Counter
@@ -57,18 +58,9 @@ class Arranged:
         return tuple(chosen)
 
 
-@dataclass(frozen=True)
-class Spelling:
-    """What a target needs: `lower` rewrites an operation, `repeats` lists those that mention an argument twice."""
-
-    lower: Callable[[Expr], Expr]
-    repeats: frozenset[str]
-
-
 @dataclass
 class _Arrangement:
     places: Mapping[str, Place]
-    repeats: frozenset[str]
     prefix: str
     statements: list[Statement] = field(default_factory=list)
     known: dict[Expr, Name] = field(default_factory=dict)
@@ -87,11 +79,11 @@ class _Arrangement:
 
 
 def arrange(
-    targets: Mapping[str, Expr], places: Mapping[str, Place], spelling: Spelling, prefix: str = "t"
+    targets: Mapping[str, Expr], places: Mapping[str, Place], lower: Callable[[Expr], Expr], prefix: str = "t"
 ) -> Arranged:
     """Statements that compute `targets`; temporaries are called `prefix` with a number."""
-    state = _Arrangement(dict(places), spelling.repeats, prefix)
-    grouped = {name: _grouped(lowered(expr, spelling.lower), state) for name, expr in targets.items()}
+    state = _Arrangement(dict(places), prefix)
+    grouped = {name: _grouped(lowered(expr, lower), state) for name, expr in targets.items()}
     for expr in grouped.values():
         _count(expr, state.uses)
     for name, expr in grouped.items():
@@ -219,11 +211,10 @@ def _emit(expr: Expr, state: _Arrangement, top: bool = False) -> Expr:
         return state.known[expr]
     here = state.place(expr)
     children = [_emit(child, state) for child in ir.children(expr)]
-    repeated = isinstance(expr, Apply) and expr.op in state.repeats
     for index, child in enumerate(children):
         narrower = state.place(child) != here and here.loop
         too_long = _size(child) > 1 and sum(map(_size, children)) >= MOST_NODES
-        if not isinstance(child, Name | Number) and (narrower or repeated or too_long):
+        if not isinstance(child, Name | Number) and (narrower or too_long):
             children[index] = _bind(ir.children(expr)[index], child, state)
     value = ir.with_children(expr, tuple(children))
     if not top and state.uses[expr] > 1:

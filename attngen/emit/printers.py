@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from attngen import ir
 from attngen.diagnostics import InternalError
-from attngen.emit.arrange import Place, Spelling, addends
+from attngen.emit.arrange import Place, addends
 from attngen.ir import Apply, Expr, Name, Number
 
 _INFIX = {"add": " + ", "sub": " - ", "mul": " * ", "div": " / ", "gt": " > ", "ge": " >= ", "lt": " < ", "le": " <= ",
@@ -43,13 +43,15 @@ _TORCH = {
 class Printer:
     """Prints formulas of one language.
 
-    `spread` says how a vector is written among tiles, from its place; `blank` is a tile of zeros.
+    `spread` says how a vector is written among tiles, from its place; `blank` is a tile of zeros, `infinity` the
+    language's minus infinity.
     """
 
     functions: Mapping[str, str]
-    spelling: Spelling
+    lower: Callable[[Expr], Expr]
     spread: Callable[[str, Place], str]
     blank: str
+    infinity: str
 
     def text(self, expr: Expr, places: Mapping[str, Place], here: Place) -> str:
         """`expr` as source text, in a statement whose own place is `here`."""
@@ -155,10 +157,9 @@ def _repeated(base: Expr, times: int) -> Expr:
 _TRITON["square"] = "_square({0})"
 _TORCH["square"] = "torch.square({0})"
 
-TRITON = Printer(
-    _TRITON, Spelling(_lower_triton, frozenset()), _column_or_row, "tl.zeros([BLOCK_M, BLOCK_N], tl.float32)"
-)
+_INFINITY = 'float("-inf")'
+TRITON = Printer(_TRITON, _lower_triton, _column_or_row, "tl.zeros([BLOCK_M, BLOCK_N], tl.float32)", _INFINITY)
 TRITON_TRANSPOSED = Printer(
-    _TRITON, Spelling(_lower_triton, frozenset()), _row_or_column, "tl.zeros([BLOCK_N, BLOCK_M], tl.float32)"
+    _TRITON, _lower_triton, _row_or_column, "tl.zeros([BLOCK_N, BLOCK_M], tl.float32)", _INFINITY
 )
-TORCH = Printer(_TORCH, Spelling(_lower_torch, frozenset()), lambda name, _: name, "torch.zeros_like(qk)")
+TORCH = Printer(_TORCH, _lower_torch, lambda name, _: name, "torch.zeros_like(qk)", "-math.inf")

@@ -7,6 +7,7 @@ these hold mathematics.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 from attngen import ir
 from attngen.analysis.result import Accumulator, Carry, ForwardPass, Pivot
@@ -74,8 +75,12 @@ class Lines:
 
 @dataclass(frozen=True, slots=True)
 class PivotText:
+    """`least` is what a row without keys has; formulas see `neutral` in its place."""
+
     name: str
     exponent: str
+    least: str
+    neutral: str
     rescales: tuple[tuple[str, str], ...]  # (name, text) of the factors on what was carried so far
 
 
@@ -145,7 +150,7 @@ class Scribe:
         return self._print(self._arranged(targets, leaves or {}, prefix), targets, leaves or {})
 
     def _arranged(self, targets: Mapping[str, Expr], leaves: Mapping[str, Place], prefix: str) -> Arranged:
-        return arrange(targets, {**self.leaves, **leaves}, self.printer.spelling, prefix)
+        return arrange(targets, {**self.leaves, **leaves}, self.printer.lower, prefix)
 
     def _print(self, arranged: Arranged, targets: Mapping[str, Expr], leaves: Mapping[str, Place]) -> Lines:
         statements = arranged.outer + arranged.inner
@@ -186,7 +191,7 @@ class Scribe:
 
     def inline(self, expr: Expr) -> str:
         """One formula as one expression."""
-        return self._text(lowered(expr, self.printer.spelling.lower), self.leaves, UNIFORM)
+        return self._text(lowered(expr, self.printer.lower), self.leaves, UNIFORM)
 
     def forward_pass(self, index: int) -> PassText:
         forward = self.plan.analysis.forward
@@ -218,11 +223,10 @@ class Scribe:
         factors_on_old = {}
         for carry in carries:
             if carry.pivot == pivot.name:
-                change: Expr = ir.apply("sub", old, new)
-                change = change if carry.power == 1 else ir.apply("mul", Number(carry.power), change)
-                factor = self.printer.spelling.lower(ir.apply("exp", change))
+                factor = lowered(_growth(pivot, carry.power, old, new), self.printer.lower)
                 factors_on_old[str(_rescale(carry))] = self._text(factor, places, row)
-        return PivotText(pivot.name, lines.tile[_exponent(pivot)], tuple(factors_on_old.items()))
+        least, neutral = (self.printer.infinity, "0.0") if pivot.kind == "exponential" else ("0.0", "1.0")
+        return PivotText(pivot.name, lines.tile[_exponent(pivot)], least, neutral, tuple(factors_on_old.items()))
 
     def _accumulator(self, accumulator: Accumulator, lines: Lines, arranged: Arranged) -> AccumulatorText:
         place = next(s.place for s in (*arranged.outer, *arranged.inner) if s.name == _term(accumulator))
@@ -246,6 +250,14 @@ class Scribe:
         leaves = {c.name: row for p in forward.passes for c in p.carries}
         leaves |= {p.name: row for f in forward.passes for p in f.pivots}
         return self.lines(targets, leaves, "u")
+
+
+def _growth(pivot: Pivot, power: Fraction, old: Expr, new: Expr) -> Expr:
+    """The factor on what was carried relative to the pivot's old value."""
+    if pivot.kind == "power":
+        return ir.apply("pow", ir.apply("div", old, new), Number(power))
+    change = ir.apply("sub", old, new)
+    return ir.apply("exp", change if power == 1 else ir.apply("mul", Number(power), change))
 
 
 def _exponent(pivot: Pivot) -> str:

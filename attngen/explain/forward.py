@@ -1,7 +1,7 @@
 """What an explanation says of the forward: formula, class, passes, the row's state and its merge, what is saved."""
 
 from attngen import ir, notation
-from attngen.analysis.result import Accumulator, Carry, ForwardPass, RowStatistic
+from attngen.analysis.result import Accumulator, Carry, ForwardPass, Pivot, RowStatistic
 from attngen.explain.document import Block, Equation, Equations, Inline, Line, Paragraph, Section, Table
 from attngen.explain.shorten import key, replaced
 from attngen.explain.symbols import AXIS_SIZES
@@ -106,7 +106,7 @@ def _pass_line(words: Words, number: int) -> Line:
 def state_section(words: Words) -> Section:
     rows: list[tuple[Line, ...]] = []
     for forward_pass in words.plan.analysis.forward.passes:
-        rows += [_pivot_row(words, p.name, p.exponent) for p in forward_pass.pivots]
+        rows += [_pivot_row(words, p) for p in forward_pass.pivots]
         rows += [_carry_row(words, c, s) for c, s in zip(forward_pass.carries, forward_pass.statistics, strict=True)]
         rows += [_statistic_row(words, s) for s in forward_pass.statistics if s.logarithmic]
     for accumulator in words.plan.analysis.forward.accumulators:
@@ -118,17 +118,38 @@ def state_section(words: Words) -> Section:
     return Section("The state of a row", (Paragraph((text,)), table))
 
 
-def _pivot_row(words: Words, name: str, exponent: Expr) -> tuple[Line, ...]:
-    return (Name(name),), ("pivot",), (Reduce("amax", words.shown(exponent)),), ("the largest exponent",)
+def _pivot_row(words: Words, pivot: Pivot) -> tuple[Line, ...]:
+    largest = "the largest exponent" if pivot.kind == "exponential" else "the largest base; zero counts as one"
+    return (Name(pivot.name),), ("pivot",), (Reduce("amax", words.shown(pivot.exponent)),), (largest,)
+
+
+def _growth(words: Words, carry: Carry | Accumulator, old: Expr, new: Expr) -> Expr:
+    """The factor that makes what is relative to the pivot `old` relative to `new`."""
+    if _is_power(words, carry):
+        return ir.apply("pow", ir.apply("div", old, new), ir.Number(carry.power))
+    change = ir.apply("sub", old, new)
+    return ir.apply("exp", change if carry.power == 1 else ir.apply("mul", ir.Number(carry.power), change))
 
 
 def _carry_row(words: Words, carry: Carry, statistic: RowStatistic) -> tuple[Line, ...]:
     body = (Reduce(carry.kind, words.shown(carry.body)),)
     meaning: Line = (words.meant(statistic.meaning),)
     if carry.pivot is not None:
-        scale = product(ir.Number(carry.power), Name(carry.pivot))
-        meaning = (ir.apply("mul", words.reduction(statistic.name), ir.apply("exp", ir.apply("neg", scale))),)
+        meaning = (ir.apply("mul", words.reduction(statistic.name), _relative_factor(words, carry)),)
     return (Name(carry.name),), (f"carry{_relative_to(carry)}",), body, meaning
+
+
+def _relative_factor(words: Words, carry: Carry) -> Expr:
+    """What a sum is multiplied by to be relative to its pivot."""
+    pivot = Name(str(carry.pivot))
+    if _is_power(words, carry):
+        return ir.apply("pow", pivot, ir.Number(-carry.power))
+    return ir.apply("exp", ir.apply("neg", product(ir.Number(carry.power), pivot)))
+
+
+def _is_power(words: Words, carry: Carry | Accumulator) -> bool:
+    passes = words.plan.analysis.forward.passes
+    return any(p.kind == "power" for this in passes for p in this.pivots if p.name == carry.pivot)
 
 
 def _statistic_row(words: Words, statistic: RowStatistic) -> tuple[Line, ...]:
@@ -147,9 +168,9 @@ def _accumulated(words: Words, accumulator: Accumulator) -> Expr:
 def merge_section(words: Words) -> Section:
     """How two partial results over different keys become one."""
     forward = words.plan.analysis.forward
-    rows = [row for p in forward.passes for row in _merge_rows(p)]
+    rows = [row for p in forward.passes for row in _merge_rows(words, p)]
     for accumulator in forward.accumulators:
-        rows.append(((Name(accumulator.name),), (_EMPTY["sum"],), (_merged_sum(accumulator),)))
+        rows.append(((Name(accumulator.name),), (_EMPTY["sum"],), (_merged_sum(words, accumulator),)))
     text = "Keys may be split into parts, each summed by itself. The result of no keys at all leaves the other part as "
     text += "it is; its exponentials count as zero."
     if len(forward.passes) > 1:
@@ -159,12 +180,12 @@ def merge_section(words: Words) -> Section:
     )
 
 
-def _merge_rows(this: ForwardPass) -> list[tuple[Line, ...]]:
+def _merge_rows(words: Words, this: ForwardPass) -> list[tuple[Line, ...]]:
     rows: list[tuple[Line, ...]] = [
         ((Name(p.name),), (_EMPTY["amax"],), (ir.apply("max", *_parts(p.name)),)) for p in this.pivots
     ]
     for carry in this.carries:
-        merged = _merged_sum(carry) if carry.kind == "sum" else ir.apply(carry.kind[1:], *_parts(carry.name))
+        merged = _merged_sum(words, carry) if carry.kind == "sum" else ir.apply(carry.kind[1:], *_parts(carry.name))
         rows.append(((Name(carry.name),), (_EMPTY[carry.kind],), (merged,)))
     return rows
 
@@ -173,14 +194,12 @@ def _parts(name: str) -> tuple[Name, Name]:
     return Name(f"{name}@1"), Name(f"{name}@2")
 
 
-def _merged_sum(carry: Carry | Accumulator) -> Expr:
+def _merged_sum(words: Words, carry: Carry | Accumulator) -> Expr:
     if carry.pivot is None:
         return total(_parts(carry.name))
     terms = []
     for part, pivot in zip(_parts(carry.name), _parts(carry.pivot), strict=True):
-        change = ir.apply("sub", pivot, Name(carry.pivot))
-        power = change if carry.power == 1 else ir.apply("mul", ir.Number(carry.power), change)
-        terms.append(product(part, ir.apply("exp", power)))
+        terms.append(product(part, _growth(words, carry, pivot, Name(carry.pivot))))
     return total(terms)
 
 

@@ -6,7 +6,6 @@ from fractions import Fraction
 
 from attngen import ir
 from attngen.explain.document import Inline, Line
-from attngen.explain.reductions import statistic_of
 from attngen.explain.shorten import replaced
 from attngen.explain.symbols import Symbols, relative, symbols_of
 from attngen.ir import Expr, Name
@@ -45,7 +44,7 @@ class Words:
 
 
 def words_of(plan: OpPlan) -> Words:
-    return Words(plan, symbols_of(plan), statistic_of(plan.analysis))
+    return Words(plan, symbols_of(plan), _statistic_of(plan))
 
 
 def product(*factors: Expr) -> Expr:
@@ -82,3 +81,7 @@ def listed(items: Iterable[Inline]) -> Line:
 def counted(count: int, singular: str, plural: str) -> str:
     word = NUMBER_WORDS[count] if count < len(NUMBER_WORDS) else str(count)
     return f"{word} {singular if count == 1 else plural}"
+
+
+def _statistic_of(plan: OpPlan) -> dict[str, str]:
+    return {s.symbol: s.name for this in plan.analysis.forward.passes for s in this.statistics}

@@ -1,8 +1,9 @@
 """Execution of a plan on one case, in float64: what its kernels compute, without tiles, languages and rounding.
 
 Blocks of keys are carried from the identity and merged by the merge law: the pivot becomes the larger one, a sum that
-is relative to it is rescaled by exp(power * (its own pivot - the merged one)). A formula sees exactly the names that
-the kernel has at that place, so that a value which is not saved or handed over is missed here too.
+is relative to it is rescaled by exp(power * (its own pivot - the merged one)), or by the power of their ratio. A
+formula sees exactly the names that the kernel has at that place, so that a value which is not saved or handed over is
+missed here too.
 """
 
 import math
@@ -11,9 +12,9 @@ from dataclasses import dataclass
 from functools import reduce
 
 from attngen import ir
-from attngen.analysis.result import Accumulator, Carry, ForwardPass
+from attngen.analysis.result import Accumulator, Carry, ForwardPass, Pivot
 from attngen.schedule import OpPlan
-from attngen.selfcheck.arithmetic import exp, larger, smaller
+from attngen.selfcheck.arithmetic import exp, larger, logarithm, smaller
 from attngen.selfcheck.case import Case
 from attngen.selfcheck.evaluate import Evaluation, Names, Program, program
 
@@ -67,9 +68,9 @@ class Execution:
         for one_pass in forward.passes:
             accumulators = forward.accumulators if one_pass is forward.passes[-1] else ()
             parts = [self._block(one_pass, accumulators, _BlockOfRow(case, row, keys, known)) for keys in case.blocks]
-            merged = reduce(lambda a, b: merge(a, b, (*one_pass.carries, *accumulators)), parts)
+            merged = reduce(lambda a, b: merge(a, b, one_pass, accumulators), parts)
             carried = merged.carried
-            known = known | merged.pivots | {c.name: carried[c.name][0] for c in one_pass.carries}
+            known = known | _divisors(one_pass, merged.pivots) | {c.name: carried[c.name][0] for c in one_pass.carries}
             known |= {s.name: self.value(s.value, known)[0] for s in one_pass.statistics}
         factors = [self.value(factor, known)[0] for factor in forward.factors]
         parts_of_output = [
@@ -82,7 +83,7 @@ class Execution:
         if not keys:
             return identity(one_pass, accumulators, len(block.case.value[0]))
         pivots = {p.name: max(self.value(p.exponent, names, width)) for p in one_pass.pivots}
-        names = {**names, **pivots}
+        names = {**names, **_divisors(one_pass, pivots)}
         carried = {c.name: [_reduced(c.kind, self.value(c.body, names, width))] for c in one_pass.carries}
         for accumulator in accumulators:
             weights = self.value(accumulator.body, names, width)
@@ -141,12 +142,14 @@ def identity(one_pass: ForwardPass, accumulators: tuple[Accumulator, ...], chann
     return Partial({p.name: -math.inf for p in one_pass.pivots}, carried)
 
 
-def merge(a: Partial, b: Partial, carries: Iterable[Carry | Accumulator]) -> Partial:
+def merge(a: Partial, b: Partial, one_pass: ForwardPass, accumulators: tuple[Accumulator, ...]) -> Partial:
     """The merge law: associative and commutative, with `identity`."""
     pivots = {name: max(pivot, b.pivots[name]) for name, pivot in a.pivots.items()}
+    rescales = [{p.name: _logarithm_of_rescale(p, part, pivots) for p in one_pass.pivots} for part in (a, b)]
     carried = {}
-    for c in carries:
-        mine, other = (_rescaled(part, c, pivots) for part in (a, b))
+    sums: tuple[Carry | Accumulator, ...] = (*one_pass.carries, *accumulators)
+    for c in sums:
+        mine, other = (_rescaled(*each, c) for each in zip((a, b), rescales, strict=True))
         choose = _MERGED[c.kind if isinstance(c, Carry) else "sum"]
         carried[c.name] = [choose(x, y) for x, y in zip(mine, other, strict=True)]
     return Partial(pivots, carried)
@@ -155,11 +158,26 @@ def merge(a: Partial, b: Partial, carries: Iterable[Carry | Accumulator]) -> Par
 _MERGED = {"sum": lambda x, y: x + y, "amax": larger, "amin": smaller}
 
 
-def _rescaled(part: Partial, carry: Carry | Accumulator, pivots: Mapping[str, float]) -> list[float]:
-    if carry.pivot is None or pivots[carry.pivot] == -math.inf:
+def _logarithm_of_rescale(pivot: Pivot, part: Partial, merged: Mapping[str, float]) -> float:
+    """Of a sum of power one; a part without keys, or with none but zeros, holds nothing to rescale."""
+    old, new = part.pivots[pivot.name], merged[pivot.name]
+    if old == -math.inf:
+        return 0.0
+    if pivot.kind == "exponential":
+        return old - new
+    return logarithm(old) - logarithm(new) if old > 0 else 0.0
+
+
+def _rescaled(part: Partial, rescales: Mapping[str, float], carry: Carry | Accumulator) -> list[float]:
+    if carry.pivot is None:
         return part.carried[carry.name]
-    rescale = exp(float(carry.power) * (part.pivots[carry.pivot] - pivots[carry.pivot]))
+    rescale = exp(float(carry.power) * rescales[carry.pivot])
     return [x * rescale for x in part.carried[carry.name]]
+
+
+def _divisors(one_pass: ForwardPass, pivots: Mapping[str, float]) -> dict[str, float]:
+    """The pivots as formulas see them: that of a power counts as one if it is zero."""
+    return {p.name: pivots[p.name] or (1.0 if p.kind == "power" else 0.0) for p in one_pass.pivots}
 
 
 def _reduced(kind: str, values: list[float]) -> float:

@@ -1,0 +1,150 @@
+"""Functions of formulas that sympy is not to rewrite: those with a kink and those with a delicate form.
+
+Their derivatives are rules of their own and follow torch's conventions: relu'(0) = 0, ties of max and min share the
+gradient, a step has none.
+"""
+
+from typing import Any
+
+import sympy as sp
+from sympy import S, exp
+
+Sym = Any  # a sympy expression; sympy carries no types
+ZERO, ONE, HALF = S.Zero, S.One, S.Half
+
+
+class RealFunction(sp.Function):  # type: ignore[misc]
+    is_extended_real = True
+    is_real = True
+
+
+class sigmoid(RealFunction):
+    is_positive = True
+
+    def fdiff(self, argindex: int = 1) -> Sym:
+        return sigmoid(self.args[0]) * (1 - sigmoid(self.args[0]))
+
+
+class softplus(RealFunction):
+    is_positive = True
+
+    def fdiff(self, argindex: int = 1) -> Sym:
+        return sigmoid(self.args[0])
+
+
+class expm1(RealFunction):
+    def fdiff(self, argindex: int = 1) -> Sym:
+        return exp(self.args[0])
+
+
+class log1p(RealFunction):
+    def fdiff(self, argindex: int = 1) -> Sym:
+        return 1 / (1 + self.args[0])
+
+
+class relu(RealFunction):
+    is_nonnegative = True
+
+    @classmethod
+    def eval(cls, x: Sym) -> Sym:
+        return x if x.is_nonnegative else None
+
+    def fdiff(self, argindex: int = 1) -> Sym:
+        return where(gt(self.args[0], ZERO), ONE, ZERO)
+
+
+class absolute(RealFunction):
+    is_nonnegative = True
+
+    @classmethod
+    def eval(cls, x: Sym) -> Sym:
+        return x if x.is_nonnegative else None
+
+    def fdiff(self, argindex: int = 1) -> Sym:
+        return sign(self.args[0])
+
+
+class sign(RealFunction):
+    def fdiff(self, argindex: int = 1) -> Sym:
+        return ZERO
+
+
+class maximum(RealFunction):
+    @classmethod
+    def eval(cls, a: Sym, b: Sym) -> Sym:
+        return a if a == b else None
+
+    def fdiff(self, argindex: int = 1) -> Sym:
+        mine, other = self.args[argindex - 1], self.args[2 - argindex]
+        return where(gt(mine, other), ONE, where(eq(mine, other), HALF, ZERO))
+
+
+class minimum(RealFunction):
+    @classmethod
+    def eval(cls, a: Sym, b: Sym) -> Sym:
+        return a if a == b else None
+
+    def fdiff(self, argindex: int = 1) -> Sym:
+        mine, other = self.args[argindex - 1], self.args[2 - argindex]
+        return where(gt(other, mine), ONE, where(eq(mine, other), HALF, ZERO))
+
+
+class clip(RealFunction):
+    def fdiff(self, argindex: int = 1) -> Sym:
+        x, low, high = self.args
+        inside = and_(ge(x, low), ge(high, x))
+        return where((inside, gt(low, x), gt(x, high))[argindex - 1], ONE, ZERO)
+
+
+class bounded_exp(RealFunction):
+    """exp(x) of an x that is never positive: nothing needs to be pulled out of it."""
+
+    is_positive = True
+
+
+class ratio(RealFunction):
+    """a / b that sympy doesn't cancel against b."""
+
+    def _eval_is_nonnegative(self) -> Any:
+        return True if self.args[0].is_nonnegative and self.args[1].is_positive else None
+
+
+class where(RealFunction):
+    @classmethod
+    def eval(cls, condition: Sym, a: Sym, b: Sym) -> Sym:
+        return a if a == b else None
+
+    def _eval_is_nonnegative(self) -> Any:
+        return True if self.args[1].is_nonnegative and self.args[2].is_nonnegative else None
+
+    def _eval_is_positive(self) -> Any:
+        return True if self.args[1].is_positive and self.args[2].is_positive else None
+
+    def fdiff(self, argindex: int = 1) -> Sym:
+        return (ZERO, where(self.args[0], ONE, ZERO), where(self.args[0], ZERO, ONE))[argindex - 1]
+
+
+class Condition(RealFunction):
+    def fdiff(self, argindex: int = 1) -> Sym:
+        return ZERO
+
+
+class gt(Condition): ...
+
+
+class ge(Condition): ...
+
+
+class eq(Condition): ...
+
+
+class attains(Condition): ...
+
+
+class and_(Condition): ...
+
+
+class or_(Condition): ...
+
+
+class not_(Condition): ...
