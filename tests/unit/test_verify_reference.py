@@ -121,8 +121,9 @@ def test_reductions_and_n_are_over_visible_keys() -> None:
     s = scores(operands)
     total = (s * seen).sum(-1, keepdim=True)
     top = s.masked_fill(~seen, -torch.inf).amax(-1, keepdim=True)
-    expected = (s - total + top) * seen.sum(-1, keepdim=True) * seen
-    torch.testing.assert_close(weights(normalizer(spec("(s - sum(s) + amax(s)) * n")), operands, call, F64), expected)
+    count = seen.sum(-1, keepdim=True)
+    expected = (s - total / count + top) * count * seen
+    torch.testing.assert_close(weights(normalizer(spec("(s - mean(s) + amax(s)) * n")), operands, call, F64), expected)
 
 
 def test_position_follows_the_alignment() -> None:
@@ -143,6 +144,15 @@ def test_rows_without_keys_are_zero_with_zero_gradients() -> None:
     assert bool(out.isfinite().all() and grad_query.isfinite().all() and grad_key.isfinite().all())
     alone, _ = with_gradients(SOFTMAX, tensors(7, 5), Call(True))
     assert bool((alone != 0).any(-1).all())
+
+
+def test_inputs_of_rows_that_see_a_key_stay_with_their_rows() -> None:
+    x = torch.arange(7, dtype=F64)
+    operands = replace(tensors(7, 5), inputs={"x": x})
+    call = Call(True, alignment="lower_right")
+    found = weights(normalizer(spec("x", "inputs: {x: {shape: [query]}}\n")), operands, call, F64)
+    seen = torch.arange(5) <= torch.arange(7)[:, None] - 2
+    torch.testing.assert_close(found[0, 0], x[:, None] * seen)
 
 
 def test_formulas_without_a_value_at_hidden_keys() -> None:
