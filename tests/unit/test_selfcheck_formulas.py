@@ -2,35 +2,14 @@
 
 import pytest
 
-from attngen.analysis.analyze import analyze
 from attngen.diagnostics import SpecError
-from attngen.schedule import OpPlan, schedule
 from attngen.selfcheck.check import check_plan
-from attngen.spec.lower import read_spec
+from tests.unit.made_up import HEAD, KEY, PAIR, ROW, SOFTMAX, plan_of, spec
 
-ROW, HEAD, KEY, PAIR = (
-    f"{{shape: [batch, {axes}]}}" for axes in ("head, query", "head", "kv_head, key", "head, query, key")
-)
-
-
-def spec(weights: str, score: str = "", inputs: dict[str, str] | None = None, **lets: str) -> str:
-    lines = ["name: made_up"]
-    lines += ["inputs:", *(f"  {name}: {what}" for name, what in inputs.items())] if inputs else []
-    lines += [f"score: {score}"] if score else []
-    lines += ["let:", *(f"  {name}: {formula}" for name, formula in lets.items())] if lets else []
-    return "\n".join([*lines, f"weights: {weights}", ""])
-
-
-def plan_of(text: str) -> OpPlan:
-    normalizer = read_spec(text, "made_up.yaml")
-    return schedule(normalizer, analyze(normalizer))
-
-
-P = "exp(s) / sum(exp(s))"
 SINGLE_PASS = {
     "shifted": spec("e / sum(e)", e="exp(s - amax(s))"),
     "shifted, detached": spec("exp(s - detach(amax(s))) / sum(exp(s - detach(amax(s))))"),
-    "squared and normalized again": spec("p ** 2 / sum(p ** 2)", p=P),
+    "squared and normalized again": spec("p ** 2 / sum(p ** 2)", p=SOFTMAX),
     "L2": spec("exp(s) / sqrt(sum(exp(s) ** 2))"),
     "two powers": spec("exp(s) * sum(exp(2 * s)) / sum(exp(s)) ** 3"),
     "two temperatures": spec("exp(s) / sum(exp(s)) + exp(3 * s) / sum(exp(3 * s))"),
@@ -46,6 +25,7 @@ SINGLE_PASS = {
     "roots": spec("sqrt(s + 20) * rsqrt(1 + s ** 2)"),
     "spelled softplus": spec("log(1 + exp(s)) / sum(log(1 + exp(s)))"),
     "powers": spec("relu(s) ** 1.5 / (1 + sum(relu(s) ** 1.5))"),
+    "high powers": spec("relu(s) ** 6 / (1 + sum(relu(s) ** 6)) + s * abs(s) ** 7 / (1 + sum(abs(s) ** 8))"),
     "negative powers": spec("(1 + exp(-s)) ** -2 / sum((1 + exp(-s)) ** -2)"),
     "clip": spec("clip(s, -1, 1) / (1 + sum(clip(s, 0, 2)))"),
     "min": spec("min(exp(s), 3) / sum(min(exp(s), 3))"),
@@ -63,9 +43,9 @@ SINGLE_PASS = {
     "amin and amax": spec("(s - amin(s)) / (amax(s) - amin(s) + 1e-3)"),
     "mean": spec("relu(s) ** 2 / (mean(relu(s) ** 2) + 0.1) / n"),
     "geometric mean": spec("exp(s) / exp(mean(s)) / n"),
-    "entropy": spec("p * -sum(p * log(p))", p=P),
+    "entropy": spec("p * -sum(p * log(p))", p=SOFTMAX),
     "log-softmax": spec("s - log(sum(exp(s)))"),
-    "detached parts": spec("p * detach(1 + sum(p ** 2)) + s * detach(p)", p=P),
+    "detached parts": spec("p * detach(1 + sum(p ** 2)) + s * detach(p)", p=SOFTMAX),
     "detached score": spec("sigmoid(s)", score="scale * qk + detach(scale * qk) ** 2"),
     "soft cap": spec("exp(s) / (1 + sum(exp(s)))", score="30 * tanh(scale * qk / 30)"),
 }
@@ -80,25 +60,26 @@ STAGED = {
     "above the mean": spec("max(s, mean(s)) / n"),
     "scaled by the maximum": spec("exp(t) / sum(exp(t))", m="amax(abs(s))", t="s / (m + 1)"),
     "moments": spec("sigmoid(s * k)", m="mean(s)", v="mean((s - m) ** 2)", k="mean((s - m) ** 4) / (v + 1) ** 2"),
-    "three stages": spec("e / sum(e)", a=P, b="relu(a - 0.1)", c="b / (sum(b) + 0.01)", e="exp(c)"),
+    "three stages": spec("e / sum(e)", a=SOFTMAX, b="relu(a - 0.1)", c="b / (sum(b) + 0.01)", e="exp(c)"),
     "extremum of an extremum": spec("a * m / (1 + abs(m))", a="amin(s)", m="amax(silu(a * s))"),
+    "high power": spec("r / sum(r)", a="softplus(s) / sum(softplus(s))", r="relu(n * a - 0.5) ** 15"),
     "four stages": spec(
         "c / sum(c)", a="tanh(s - mean(s))", b="sigmoid(a - mean(a ** 2))", c="softplus(b * n - sum(b))"
     ),
 }
 WITH_INPUTS = {
-    "affine": spec("alpha * p + beta", inputs={"alpha": ROW, "beta": ROW}, p=P),
-    "mixture": spec("a * p + (1 - a) * u + 1 / n_k", inputs={"a": HEAD}, p=P, u="relu(s) / (1 + sum(relu(s)))"),
+    "affine": spec("alpha * p + beta", inputs={"alpha": ROW, "beta": ROW}, p=SOFTMAX),
+    "mixture": spec("a * p + (1 - a) * u + 1 / n_k", inputs={"a": HEAD}, p=SOFTMAX, u="relu(s) / (1 + sum(relu(s)))"),
     "difference of two": spec(
         "exp(s) / sum(exp(s)) - lam * exp(other) / sum(exp(other))", inputs={"lam": HEAD, "other": PAIR}
     ),
     "exponent": spec("softplus(s) ** p / sum(softplus(s) ** p)", inputs={"p": HEAD}),
     "norm's exponent": spec("exp(s) / sum(exp(s)) ** p", inputs={"p": "{shape: []}"}),
-    "temperature": spec(P, score="scale * qk * exp(tau)", inputs={"tau": ROW}),
+    "temperature": spec(SOFTMAX, score="scale * qk * exp(tau)", inputs={"tau": ROW}),
     "sink": spec("exp(s) / (exp(sink) + sum(exp(s)))", inputs={"sink": ROW}),
-    "slope": spec(P, score="scale * qk - slope * abs(i - j)", inputs={"slope": HEAD}),
-    "bias of keys": spec(P, score="scale * qk + b", inputs={"b": KEY}),
-    "bias of pairs": spec(P, score="scale * qk + b", inputs={"b": PAIR}),
+    "slope": spec(SOFTMAX, score="scale * qk - slope * abs(i - j)", inputs={"slope": HEAD}),
+    "bias of keys": spec(SOFTMAX, score="scale * qk + b", inputs={"b": KEY}),
+    "bias of pairs": spec(SOFTMAX, score="scale * qk + b", inputs={"b": PAIR}),
     "weights of keys": spec("w * exp(s) / sum(w * exp(s))", inputs={"w": KEY}),
     "gate": spec("sigmoid(gate) * exp(s) / sum(exp(s))", inputs={"gate": PAIR}),
     "no gradient": spec("sigmoid(b + s)", inputs={"b": "{shape: [key], grad: false}"}),

@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 
 from attngen import ir
-from attngen.analysis.analyze import analyze
 from attngen.diagnostics import InternalError
-from attngen.schedule import OpPlan, schedule
 from attngen.selfcheck.check import check_plan
-from attngen.spec.lower import read_spec
+from tests.unit.made_up import plan_of
 
 SOFTMAX = "name: t\nweights: exp(s) / sum(exp(s))\n"
 SQUARE = "name: t\nweights: exp(s) / sqrt(sum(exp(2 * s)))\n"
@@ -27,16 +25,12 @@ weights: alpha * exp(s) / sum(exp(s)) + beta * gamma
 """
 STAGED = "name: t\nlet:\n  a: softplus(s) / sum(softplus(s))\n  r: relu(n * a - 0.5)\nweights: r / (1 + sum(r))\n"
 EXTREMA = "name: t\nweights: softplus(s) * (1 + amin(s)) / amax(softplus(s))\n"
+POWER = "name: t\nweights: relu(s) ** 6 / sum(relu(s) ** 6)\n"
 TWO = "name: t\nweights: exp(s) / sum(exp(s)) + exp(3 * s) / sum(exp(3 * s))\n"
 DETACHED = "name: t\nweights: s * detach(s) + detach(sigmoid(s))\n"
 LEVEL = "name: t\ninputs:\n  beta: {shape: [query]}\nweights: relu(s) / (1 + sum(relu(s))) + beta\n"
 
 Path = tuple[str | int, ...]
-
-
-def plan_of(text: str) -> OpPlan:
-    normalizer = read_spec(text, "t.yaml")
-    return schedule(normalizer, analyze(normalizer))
 
 
 def changed(node: Any, path: Path, change: Callable[[Any], Any]) -> Any:
@@ -81,6 +75,7 @@ MUTANTS: dict[str, tuple[str, Path, Callable[[Any], Any], str]] = {
     "carry without rescale": (SOFTMAX, (*FIRST, "carries", 0, "power"), no_power, "."),
     "accumulator without rescale": (SOFTMAX, (*FORWARD, "accumulators", 0, "power"), no_power, "output"),
     "half the rescale": (SQUARE, (*FIRST, "carries", 0, "power"), lambda p: p / 2, "."),
+    "sixth power rescaled by the fifth": (POWER, (*FIRST, "carries", 0, "power"), lambda p: p - 1, "."),
     "carry without pivot": (SOFTMAX, (*FIRST, "carries", 0, "pivot"), lambda _: None, "."),
     "carry's body": (SOFTMAX, (*FIRST, "carries", 0, "body"), slightly_larger, "."),
     "body not relative to the pivot": (
