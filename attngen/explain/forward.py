@@ -182,7 +182,8 @@ def merge_section(words: Words) -> Section:
 
 def _merge_rows(words: Words, this: ForwardPass) -> list[tuple[Line, ...]]:
     rows: list[tuple[Line, ...]] = [
-        ((Name(p.name),), (_EMPTY["amax"],), (ir.apply("max", *_parts(p.name)),)) for p in this.pivots
+        ((Name(p.name),), (_EMPTY["amax" if p.kind == "exponential" else "sum"],), (ir.apply("max", *_parts(p.name)),))
+        for p in this.pivots
     ]
     for carry in this.carries:
         merged = _merged_sum(words, carry) if carry.kind == "sum" else ir.apply(carry.kind[1:], *_parts(carry.name))
