@@ -116,11 +116,11 @@ def _square(x):
 @triton.jit
 def hstu_forward(
     q_ptr, k_ptr, v_ptr, out_ptr,
-    q_stride_b, q_stride_h, q_stride_n, q_stride_d, k_stride_b, k_stride_h, k_stride_n, k_stride_d,
-    v_stride_b, v_stride_h, v_stride_n, v_stride_d,
+    q_stride_b, q_stride_h, q_stride_n: tl.constexpr, q_stride_d: tl.constexpr, k_stride_b, k_stride_h, k_stride_n: tl.constexpr, k_stride_d: tl.constexpr,
+    v_stride_b, v_stride_h, v_stride_n: tl.constexpr, v_stride_d: tl.constexpr,
     heads, group, n_q, n_k, scale, left, right, offset,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BAND: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
 ):  # fmt: skip
     """Grid: one program per block of BLOCK_M queries, batch and head. `left`, `right`: keys seen beside the position."""
     LOG2E: tl.constexpr = 1.4426950408889634
@@ -139,7 +139,8 @@ def hstu_forward(
     q = _tile(q_base, first_row, n_q, q_stride_n, q_stride_d, BLOCK_M, BLOCK_D, HEAD_DIM, True)
     positions = rows + offset
     visible_from = tl.maximum(positions - left, 0)
-    visible_to = tl.minimum(positions + right + 1, n_k)
+    visible_count = tl.maximum(tl.minimum(positions + right + 1, n_k) - visible_from, 0)
+    visible_count = tl.where(rows < n_q, visible_count, 0)
 
     # Keys first_edge .. first_full .. last_full .. last_edge: between the middle two, tiles are wholly visible.
     top = first_row + offset
@@ -155,31 +156,30 @@ def hstu_forward(
     t1 = LOG2E * scale
 
     acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
-    for phase in tl.static_range(0 if BAND else 1, 3):
-        if phase == 0:
-            begin = first_edge
-            end = first_full
-        elif phase == 1:
-            begin = first_full
-            end = last_full
-        else:
-            begin = last_full
-            end = last_edge
+    for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
+        begin = first_edge if edge else first_full
+        end = last_edge - (last_full - first_full) if edge else last_full
 
         acc = _settled(acc, CUDA)
-        for first_key in tl.range(begin, end, BLOCK_N):
+        for step in tl.range(begin, end, BLOCK_N):
+            first_key = step
+            if edge:
+                first_key += tl.where(step < first_full, 0, last_full - first_full)
+
             keys = first_key + tl.arange(0, BLOCK_N)
-            k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, phase != 1)
+            k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, edge)
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
 
             acc_weight = qk * _logistic2(-(t1 * qk), CUDA)
 
-            if phase != 1:
-                visible = (keys[None, :] >= visible_from[:, None]) & (keys[None, :] < visible_to[:, None])
+            if edge:
+                # One unsigned comparison: keys before the first are far beyond the last.
+                behind_first = (keys[None, :] - visible_from[:, None]).to(tl.uint32)
+                visible = behind_first < visible_count.to(tl.uint32)[:, None]
 
-            v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, phase != 1)
+            v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
             p = acc_weight
-            if phase != 1:
+            if edge:
                 p = tl.where(visible, p, 0.0)
             if v.dtype == tl.float16:
                 # Before their division weights may leave float16's range; relative to the row's largest they don't.
@@ -192,7 +192,7 @@ def hstu_forward(
     acc_factor = scale / key_count
 
     out = acc * acc_factor
-    out = tl.where((visible_to > visible_from)[:, None], out, 0.0)
+    out = tl.where((visible_count > 0)[:, None], out, 0.0)
     row = tl.cast(batch_head, tl.int64) * n_q
     _store_tile(out_ptr + row * VALUE_DIM, first_row, n_q, VALUE_DIM, out, BLOCK_M, BLOCK_DV, VALUE_DIM)
 
@@ -201,11 +201,11 @@ def hstu_forward(
 def hstu_backward_query(
     do_ptr, q_ptr, k_ptr, v_ptr, out_ptr,
     dq_ptr,
-    do_stride_b, do_stride_h, do_stride_n, do_stride_d, q_stride_b, q_stride_h, q_stride_n, q_stride_d,
-    k_stride_b, k_stride_h, k_stride_n, k_stride_d, v_stride_b, v_stride_h, v_stride_n, v_stride_d,
+    do_stride_b, do_stride_h, do_stride_n: tl.constexpr, do_stride_d: tl.constexpr, q_stride_b, q_stride_h, q_stride_n: tl.constexpr, q_stride_d: tl.constexpr,
+    k_stride_b, k_stride_h, k_stride_n: tl.constexpr, k_stride_d: tl.constexpr, v_stride_b, v_stride_h, v_stride_n: tl.constexpr, v_stride_d: tl.constexpr,
     heads, group, n_q, n_k, scale, left, right, offset,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BAND: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
 ):  # fmt: skip
     """Grid: one program per block of BLOCK_M queries, batch and head. Runs before the key kernel."""
     LOG2E: tl.constexpr = 1.4426950408889634
@@ -227,7 +227,8 @@ def hstu_backward_query(
     do = _tile(do_base, first_row, n_q, do_stride_n, do_stride_d, BLOCK_M, BLOCK_DV, VALUE_DIM, True)
     positions = rows + offset
     visible_from = tl.maximum(positions - left, 0)
-    visible_to = tl.minimum(positions + right + 1, n_k)
+    visible_count = tl.maximum(tl.minimum(positions + right + 1, n_k) - visible_from, 0)
+    visible_count = tl.where(rows < n_q, visible_count, 0)
 
     # Keys first_edge .. first_full .. last_full .. last_edge: between the middle two, tiles are wholly visible.
     top = first_row + offset
@@ -246,22 +247,19 @@ def hstu_backward_query(
     t5 = _square(scale) * t1
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for phase in tl.static_range(0 if BAND else 1, 3):
-        if phase == 0:
-            begin = first_edge
-            end = first_full
-        elif phase == 1:
-            begin = first_full
-            end = last_full
-        else:
-            begin = last_full
-            end = last_edge
+    for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
+        begin = first_edge if edge else first_full
+        end = last_edge - (last_full - first_full) if edge else last_full
 
         dq = _settled(dq, CUDA)
-        for first_key in tl.range(begin, end, BLOCK_N):
+        for step in tl.range(begin, end, BLOCK_N):
+            first_key = step
+            if edge:
+                first_key += tl.where(step < first_full, 0, last_full - first_full)
+
             keys = first_key + tl.arange(0, BLOCK_N)
-            k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, phase != 1)
-            v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, phase != 1)
+            k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, edge)
+            v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
@@ -270,8 +268,11 @@ def hstu_backward_query(
             dqk = dp * t6
 
             ds = dqk
-            if phase != 1:
-                visible = (keys[None, :] >= visible_from[:, None]) & (keys[None, :] < visible_to[:, None])
+            if edge:
+                # One unsigned comparison: keys before the first are far beyond the last.
+                behind_first = (keys[None, :] - visible_from[:, None]).to(tl.uint32)
+                visible = behind_first < visible_count.to(tl.uint32)[:, None]
+
                 ds = tl.where(visible, ds, 0.0)
             dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
 
@@ -284,11 +285,11 @@ def hstu_backward_query(
 def hstu_backward_key(
     do_ptr, q_ptr, k_ptr, v_ptr,
     dk_ptr, dv_ptr,
-    do_stride_b, do_stride_h, do_stride_n, do_stride_d, q_stride_b, q_stride_h, q_stride_n, q_stride_d,
-    k_stride_b, k_stride_h, k_stride_n, k_stride_d, v_stride_b, v_stride_h, v_stride_n, v_stride_d,
+    do_stride_b, do_stride_h, do_stride_n: tl.constexpr, do_stride_d: tl.constexpr, q_stride_b, q_stride_h, q_stride_n: tl.constexpr, q_stride_d: tl.constexpr,
+    k_stride_b, k_stride_h, k_stride_n: tl.constexpr, k_stride_d: tl.constexpr, v_stride_b, v_stride_h, v_stride_n: tl.constexpr, v_stride_d: tl.constexpr,
     heads, group, n_q, n_k, scale, left, right, offset,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BAND: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
 ):  # fmt: skip
     """Grid: one program per block of BLOCK_N keys, batch and key head."""
     LOG2E: tl.constexpr = 1.4426950408889634
@@ -326,28 +327,26 @@ def hstu_backward_key(
         t3 = LOG2E * scale
         t5 = _square(scale) * t1
 
-        for phase in tl.static_range(0 if BAND else 1, 3):
-            if phase == 0:
-                begin = first_edge
-                end = first_full
-            elif phase == 1:
-                begin = first_full
-                end = last_full
-            else:
-                begin = last_full
-                end = last_edge
+        for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
+            begin = first_edge if edge else first_full
+            end = last_edge - (last_full - first_full) if edge else last_full
 
             dk = _settled(dk, CUDA)
             dv = _settled(dv, CUDA)
-            for first_row in tl.range(begin, end, BLOCK_M):
+            for step in tl.range(begin, end, BLOCK_M):
+                first_row = step
+                if edge:
+                    first_row += tl.where(step < first_full, 0, last_full - first_full)
+
                 rows = first_row + tl.arange(0, BLOCK_M)
-                q = _tile(q_base, first_row, n_q, q_stride_n, q_stride_d, BLOCK_M, BLOCK_D, HEAD_DIM, phase != 1)
-                do = _tile(do_base, first_row, n_q, do_stride_n, do_stride_d, BLOCK_M, BLOCK_DV, VALUE_DIM, phase != 1)
+                q = _tile(q_base, first_row, n_q, q_stride_n, q_stride_d, BLOCK_M, BLOCK_D, HEAD_DIM, edge)
+                do = _tile(do_base, first_row, n_q, do_stride_n, do_stride_d, BLOCK_M, BLOCK_DV, VALUE_DIM, edge)
                 qk = tl.dot(k, tl.trans(q), input_precision=PRECISION)
                 dp = tl.dot(v, tl.trans(do), input_precision=PRECISION)
                 positions = rows + offset
                 visible_from = tl.maximum(positions - left, 0)
-                visible_to = tl.minimum(positions + right + 1, n_k)
+                visible_count = tl.maximum(tl.minimum(positions + right + 1, n_k) - visible_from, 0)
+                visible_count = tl.where(rows < n_q, visible_count, 0)
 
                 t4 = _logistic2(-(t3 * qk), CUDA)
                 weight = t2 * qk * t4
@@ -356,9 +355,11 @@ def hstu_backward_key(
 
                 p = weight
                 ds = dqk
-                if phase != 1:
-                    visible = (keys[:, None] >= visible_from[None, :]) & (keys[:, None] < visible_to[None, :])
-                    visible = visible & (rows < n_q)[None, :]
+                if edge:
+                    # One unsigned comparison: keys before the first are far beyond the last.
+                    behind_first = (keys[:, None] - visible_from[None, :]).to(tl.uint32)
+                    visible = behind_first < visible_count.to(tl.uint32)[None, :]
+
                     p = tl.where(visible, p, 0.0)
                     ds = tl.where(visible, ds, 0.0)
                 dv = tl.dot(p.to(do.dtype), do, dv, input_precision=PRECISION)
@@ -548,7 +549,6 @@ def _constants(kernel: str, query: Tensor, value: Tensor, call: Call) -> dict[st
         "BLOCK_DV": max(16, triton.next_power_of_2(value.shape[-1])),
         "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n,
-        "BAND": call.band,
         "PRECISION": _precision(query),
         "CUDA": not _interpreted() and triton.runtime.driver.active.get_current_target().backend == "cuda",
         "num_warps": tile.num_warps,

@@ -115,11 +115,11 @@ def _logistic2(x, CUDA: tl.constexpr):
 @triton.jit
 def sigmoid_forward(
     q_ptr, k_ptr, v_ptr, out_ptr, bias_in_ptr,
-    q_stride_b, q_stride_h, q_stride_n, q_stride_d, k_stride_b, k_stride_h, k_stride_n, k_stride_d,
-    v_stride_b, v_stride_h, v_stride_n, v_stride_d,
+    q_stride_b, q_stride_h, q_stride_n: tl.constexpr, q_stride_d: tl.constexpr, k_stride_b, k_stride_h, k_stride_n: tl.constexpr, k_stride_d: tl.constexpr,
+    v_stride_b, v_stride_h, v_stride_n: tl.constexpr, v_stride_d: tl.constexpr,
     heads, group, n_q, n_k, scale, left, right, offset,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BAND: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
 ):  # fmt: skip
     """Grid: one program per block of BLOCK_M queries, batch and head. `left`, `right`: keys seen beside the position."""
     LOG2E: tl.constexpr = 1.4426950408889634
@@ -138,7 +138,8 @@ def sigmoid_forward(
     q = _tile(q_base, first_row, n_q, q_stride_n, q_stride_d, BLOCK_M, BLOCK_D, HEAD_DIM, True)
     positions = rows + offset
     visible_from = tl.maximum(positions - left, 0)
-    visible_to = tl.minimum(positions + right + 1, n_k)
+    visible_count = tl.maximum(tl.minimum(positions + right + 1, n_k) - visible_from, 0)
+    visible_count = tl.where(rows < n_q, visible_count, 0)
 
     # Keys first_edge .. first_full .. last_full .. last_edge: between the middle two, tiles are wholly visible.
     top = first_row + offset
@@ -155,38 +156,37 @@ def sigmoid_forward(
     t2 = -(LOG2E * bias_in)
 
     acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
-    for phase in tl.static_range(0 if BAND else 1, 3):
-        if phase == 0:
-            begin = first_edge
-            end = first_full
-        elif phase == 1:
-            begin = first_full
-            end = last_full
-        else:
-            begin = last_full
-            end = last_edge
+    for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
+        begin = first_edge if edge else first_full
+        end = last_edge - (last_full - first_full) if edge else last_full
 
         acc = _settled(acc, CUDA)
-        for first_key in tl.range(begin, end, BLOCK_N):
+        for step in tl.range(begin, end, BLOCK_N):
+            first_key = step
+            if edge:
+                first_key += tl.where(step < first_full, 0, last_full - first_full)
+
             keys = first_key + tl.arange(0, BLOCK_N)
-            k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, phase != 1)
+            k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, edge)
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
 
             acc_weight = _logistic2(t2 - t1 * qk, CUDA)
 
-            if phase != 1:
-                visible = (keys[None, :] >= visible_from[:, None]) & (keys[None, :] < visible_to[:, None])
+            if edge:
+                # One unsigned comparison: keys before the first are far beyond the last.
+                behind_first = (keys[None, :] - visible_from[:, None]).to(tl.uint32)
+                visible = behind_first < visible_count.to(tl.uint32)[:, None]
 
-            v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, phase != 1)
+            v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
             p = acc_weight
-            if phase != 1:
+            if edge:
                 p = tl.where(visible, p, 0.0)
             acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
 
     # Epilogue. A row that sees no key is zero whatever its statistics are.
 
     out = acc
-    out = tl.where((visible_to > visible_from)[:, None], out, 0.0)
+    out = tl.where((visible_count > 0)[:, None], out, 0.0)
     row = tl.cast(batch_head, tl.int64) * n_q
     _store_tile(out_ptr + row * VALUE_DIM, first_row, n_q, VALUE_DIM, out, BLOCK_M, BLOCK_DV, VALUE_DIM)
 
@@ -195,11 +195,11 @@ def sigmoid_forward(
 def sigmoid_backward_query(
     do_ptr, q_ptr, k_ptr, v_ptr, bias_in_ptr, out_ptr,
     dq_ptr, d_bias_in_ptr,
-    do_stride_b, do_stride_h, do_stride_n, do_stride_d, q_stride_b, q_stride_h, q_stride_n, q_stride_d,
-    k_stride_b, k_stride_h, k_stride_n, k_stride_d, v_stride_b, v_stride_h, v_stride_n, v_stride_d,
+    do_stride_b, do_stride_h, do_stride_n: tl.constexpr, do_stride_d: tl.constexpr, q_stride_b, q_stride_h, q_stride_n: tl.constexpr, q_stride_d: tl.constexpr,
+    k_stride_b, k_stride_h, k_stride_n: tl.constexpr, k_stride_d: tl.constexpr, v_stride_b, v_stride_h, v_stride_n: tl.constexpr, v_stride_d: tl.constexpr,
     heads, group, n_q, n_k, scale, left, right, offset,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BAND: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
 ):  # fmt: skip
     """Grid: one program per block of BLOCK_M queries, batch and head. Runs before the key kernel."""
     LOG2E: tl.constexpr = 1.4426950408889634
@@ -221,7 +221,8 @@ def sigmoid_backward_query(
     do = _tile(do_base, first_row, n_q, do_stride_n, do_stride_d, BLOCK_M, BLOCK_DV, VALUE_DIM, True)
     positions = rows + offset
     visible_from = tl.maximum(positions - left, 0)
-    visible_to = tl.minimum(positions + right + 1, n_k)
+    visible_count = tl.maximum(tl.minimum(positions + right + 1, n_k) - visible_from, 0)
+    visible_count = tl.where(rows < n_q, visible_count, 0)
 
     # Keys first_edge .. first_full .. last_full .. last_edge: between the middle two, tiles are wholly visible.
     top = first_row + offset
@@ -239,22 +240,19 @@ def sigmoid_backward_query(
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     d_bias = tl.zeros([BLOCK_M], tl.float32)
-    for phase in tl.static_range(0 if BAND else 1, 3):
-        if phase == 0:
-            begin = first_edge
-            end = first_full
-        elif phase == 1:
-            begin = first_full
-            end = last_full
-        else:
-            begin = last_full
-            end = last_edge
+    for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
+        begin = first_edge if edge else first_full
+        end = last_edge - (last_full - first_full) if edge else last_full
 
         dq = _settled(dq, CUDA)
-        for first_key in tl.range(begin, end, BLOCK_N):
+        for step in tl.range(begin, end, BLOCK_N):
+            first_key = step
+            if edge:
+                first_key += tl.where(step < first_full, 0, last_full - first_full)
+
             keys = first_key + tl.arange(0, BLOCK_N)
-            k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, phase != 1)
-            v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, phase != 1)
+            k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, edge)
+            v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
@@ -262,12 +260,15 @@ def sigmoid_backward_query(
             dqk = dp * (1.0 - t3) * t3
 
             ds = dqk
-            if phase != 1:
-                visible = (keys[None, :] >= visible_from[:, None]) & (keys[None, :] < visible_to[:, None])
+            if edge:
+                # One unsigned comparison: keys before the first are far beyond the last.
+                behind_first = (keys[None, :] - visible_from[:, None]).to(tl.uint32)
+                visible = behind_first < visible_count.to(tl.uint32)[:, None]
+
                 ds = tl.where(visible, ds, 0.0)
             dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
             d_bias_seen = dqk
-            if phase != 1:
+            if edge:
                 d_bias_seen = tl.where(visible, d_bias_seen, 0.0)
             d_bias += tl.sum(d_bias_seen, 1)
 
@@ -275,7 +276,7 @@ def sigmoid_backward_query(
 
     dq = dq * (scale)
     _store_tile(dq_ptr + row * HEAD_DIM, first_row, n_q, HEAD_DIM, dq, BLOCK_M, BLOCK_D, HEAD_DIM)
-    d_bias_in = tl.where(visible_to > visible_from, d_bias, 0.0)
+    d_bias_in = tl.where(visible_count > 0, d_bias, 0.0)
     tl.store(d_bias_in_ptr + row + rows, d_bias_in, mask=rows < n_q)
 
 
@@ -283,11 +284,11 @@ def sigmoid_backward_query(
 def sigmoid_backward_key(
     do_ptr, q_ptr, k_ptr, v_ptr, bias_in_ptr,
     dk_ptr, dv_ptr,
-    do_stride_b, do_stride_h, do_stride_n, do_stride_d, q_stride_b, q_stride_h, q_stride_n, q_stride_d,
-    k_stride_b, k_stride_h, k_stride_n, k_stride_d, v_stride_b, v_stride_h, v_stride_n, v_stride_d,
+    do_stride_b, do_stride_h, do_stride_n: tl.constexpr, do_stride_d: tl.constexpr, q_stride_b, q_stride_h, q_stride_n: tl.constexpr, q_stride_d: tl.constexpr,
+    k_stride_b, k_stride_h, k_stride_n: tl.constexpr, k_stride_d: tl.constexpr, v_stride_b, v_stride_h, v_stride_n: tl.constexpr, v_stride_d: tl.constexpr,
     heads, group, n_q, n_k, scale, left, right, offset,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BAND: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
 ):  # fmt: skip
     """Grid: one program per block of BLOCK_N keys, batch and key head."""
     LOG2E: tl.constexpr = 1.4426950408889634
@@ -323,37 +324,37 @@ def sigmoid_backward_key(
         t1 = LOG2E * scale
         t2 = -(LOG2E * bias_in)
 
-        for phase in tl.static_range(0 if BAND else 1, 3):
-            if phase == 0:
-                begin = first_edge
-                end = first_full
-            elif phase == 1:
-                begin = first_full
-                end = last_full
-            else:
-                begin = last_full
-                end = last_edge
+        for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
+            begin = first_edge if edge else first_full
+            end = last_edge - (last_full - first_full) if edge else last_full
 
             dk = _settled(dk, CUDA)
             dv = _settled(dv, CUDA)
-            for first_row in tl.range(begin, end, BLOCK_M):
+            for step in tl.range(begin, end, BLOCK_M):
+                first_row = step
+                if edge:
+                    first_row += tl.where(step < first_full, 0, last_full - first_full)
+
                 rows = first_row + tl.arange(0, BLOCK_M)
-                q = _tile(q_base, first_row, n_q, q_stride_n, q_stride_d, BLOCK_M, BLOCK_D, HEAD_DIM, phase != 1)
-                do = _tile(do_base, first_row, n_q, do_stride_n, do_stride_d, BLOCK_M, BLOCK_DV, VALUE_DIM, phase != 1)
+                q = _tile(q_base, first_row, n_q, q_stride_n, q_stride_d, BLOCK_M, BLOCK_D, HEAD_DIM, edge)
+                do = _tile(do_base, first_row, n_q, do_stride_n, do_stride_d, BLOCK_M, BLOCK_DV, VALUE_DIM, edge)
                 qk = tl.dot(k, tl.trans(q), input_precision=PRECISION)
                 dp = tl.dot(v, tl.trans(do), input_precision=PRECISION)
                 positions = rows + offset
                 visible_from = tl.maximum(positions - left, 0)
-                visible_to = tl.minimum(positions + right + 1, n_k)
+                visible_count = tl.maximum(tl.minimum(positions + right + 1, n_k) - visible_from, 0)
+                visible_count = tl.where(rows < n_q, visible_count, 0)
 
                 weight = _logistic2(t2 - t1 * qk, CUDA)
                 dqk = dp * (1.0 - weight) * weight
 
                 p = weight
                 ds = dqk
-                if phase != 1:
-                    visible = (keys[:, None] >= visible_from[None, :]) & (keys[:, None] < visible_to[None, :])
-                    visible = visible & (rows < n_q)[None, :]
+                if edge:
+                    # One unsigned comparison: keys before the first are far beyond the last.
+                    behind_first = (keys[:, None] - visible_from[None, :]).to(tl.uint32)
+                    visible = behind_first < visible_count.to(tl.uint32)[None, :]
+
                     p = tl.where(visible, p, 0.0)
                     ds = tl.where(visible, ds, 0.0)
                 dv = tl.dot(p.to(do.dtype), do, dv, input_precision=PRECISION)
@@ -544,7 +545,6 @@ def _constants(kernel: str, query: Tensor, value: Tensor, call: Call) -> dict[st
         "BLOCK_DV": max(16, triton.next_power_of_2(value.shape[-1])),
         "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n,
-        "BAND": call.band,
         "PRECISION": _precision(query),
         "CUDA": not _interpreted() and triton.runtime.driver.active.get_current_target().backend == "cuda",
         "num_warps": tile.num_warps,

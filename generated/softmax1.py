@@ -106,11 +106,11 @@ def _settled(accumulator, CUDA: tl.constexpr):
 @triton.jit
 def softmax1_forward(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr,
-    q_stride_b, q_stride_h, q_stride_n, q_stride_d, k_stride_b, k_stride_h, k_stride_n, k_stride_d,
-    v_stride_b, v_stride_h, v_stride_n, v_stride_d,
+    q_stride_b, q_stride_h, q_stride_n: tl.constexpr, q_stride_d: tl.constexpr, k_stride_b, k_stride_h, k_stride_n: tl.constexpr, k_stride_d: tl.constexpr,
+    v_stride_b, v_stride_h, v_stride_n: tl.constexpr, v_stride_d: tl.constexpr,
     heads, group, n_q, n_k, scale, left, right, offset,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BAND: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
 ):  # fmt: skip
     """Grid: one program per block of BLOCK_M queries, batch and head. `left`, `right`: keys seen beside the position."""
     LOG2E: tl.constexpr = 1.4426950408889634
@@ -129,7 +129,8 @@ def softmax1_forward(
     q = _tile(q_base, first_row, n_q, q_stride_n, q_stride_d, BLOCK_M, BLOCK_D, HEAD_DIM, True)
     positions = rows + offset
     visible_from = tl.maximum(positions - left, 0)
-    visible_to = tl.minimum(positions + right + 1, n_k)
+    visible_count = tl.maximum(tl.minimum(positions + right + 1, n_k) - visible_from, 0)
+    visible_count = tl.where(rows < n_q, visible_count, 0)
 
     # Keys first_edge .. first_full .. last_full .. last_edge: between the middle two, tiles are wholly visible.
     top = first_row + offset
@@ -145,30 +146,30 @@ def softmax1_forward(
     row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
     row_sum = tl.full([BLOCK_M], 0.0, tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
-    for phase in tl.static_range(0 if BAND else 1, 3):
-        if phase == 0:
-            begin = first_edge
-            end = first_full
-        elif phase == 1:
-            begin = first_full
-            end = last_full
-        else:
-            begin = last_full
-            end = last_edge
+    for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
+        begin = first_edge if edge else first_full
+        end = last_edge - (last_full - first_full) if edge else last_full
 
         acc = _settled(acc, CUDA)
-        for first_key in tl.range(begin, end, BLOCK_N):
+        for step in tl.range(begin, end, BLOCK_N):
+            first_key = step
+            if edge:
+                first_key += tl.where(step < first_full, 0, last_full - first_full)
+
             keys = first_key + tl.arange(0, BLOCK_N)
-            k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, phase != 1)
+            k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, edge)
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
 
             row_max_exponent = scale * qk
 
-            if phase != 1:
-                visible = (keys[None, :] >= visible_from[:, None]) & (keys[None, :] < visible_to[:, None])
+            if edge:
+                # One unsigned comparison: keys before the first are far beyond the last.
+                behind_first = (keys[None, :] - visible_from[:, None]).to(tl.uint32)
+                visible = behind_first < visible_count.to(tl.uint32)[:, None]
+
             row_max_old = row_max
             row_max_seen = row_max_exponent
-            if phase != 1:
+            if edge:
                 row_max_seen = tl.where(visible, row_max_seen, float("-inf"))
             row_max_kept = tl.maximum(row_max_old, tl.max(row_max_seen, 1))
             # What is relative to a row's pivot stays finite while the pivot is the least there is.
@@ -178,13 +179,13 @@ def softmax1_forward(
             row_sum_term = tl.exp2(t1 * qk - t2[:, None])
 
             row_sum_seen = row_sum_term
-            if phase != 1:
+            if edge:
                 row_sum_seen = tl.where(visible, row_sum_seen, 0.0)
             row_sum = row_sum * row_max_rescale + tl.sum(row_sum_seen, 1)
-            v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, phase != 1)
+            v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
             acc = acc * row_max_rescale[:, None]
             p = row_sum_term
-            if phase != 1:
+            if edge:
                 p = tl.where(visible, p, 0.0)
             acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
             row_max = row_max_kept
@@ -197,7 +198,7 @@ def softmax1_forward(
     acc_factor = u2 / (row_sum * u2 + tl.exp2(-u1))
 
     out = acc * acc_factor[:, None]
-    out = tl.where((visible_to > visible_from)[:, None], out, 0.0)
+    out = tl.where((visible_count > 0)[:, None], out, 0.0)
     row = tl.cast(batch_head, tl.int64) * n_q
     _store_tile(out_ptr + row * VALUE_DIM, first_row, n_q, VALUE_DIM, out, BLOCK_M, BLOCK_DV, VALUE_DIM)
     tl.store(lse_ptr + row + rows, lse, mask=rows < n_q)
@@ -207,11 +208,11 @@ def softmax1_forward(
 def softmax1_backward_query(
     do_ptr, q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr,
     dq_ptr, delta_ptr,
-    do_stride_b, do_stride_h, do_stride_n, do_stride_d, q_stride_b, q_stride_h, q_stride_n, q_stride_d,
-    k_stride_b, k_stride_h, k_stride_n, k_stride_d, v_stride_b, v_stride_h, v_stride_n, v_stride_d,
+    do_stride_b, do_stride_h, do_stride_n: tl.constexpr, do_stride_d: tl.constexpr, q_stride_b, q_stride_h, q_stride_n: tl.constexpr, q_stride_d: tl.constexpr,
+    k_stride_b, k_stride_h, k_stride_n: tl.constexpr, k_stride_d: tl.constexpr, v_stride_b, v_stride_h, v_stride_n: tl.constexpr, v_stride_d: tl.constexpr,
     heads, group, n_q, n_k, scale, left, right, offset,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BAND: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
 ):  # fmt: skip
     """Grid: one program per block of BLOCK_M queries, batch and head. Runs before the key kernel."""
     LOG2E: tl.constexpr = 1.4426950408889634
@@ -236,7 +237,8 @@ def softmax1_backward_query(
     lse = tl.load(lse_ptr + row + rows, mask=rows < n_q, other=0.0)
     positions = rows + offset
     visible_from = tl.maximum(positions - left, 0)
-    visible_to = tl.minimum(positions + right + 1, n_k)
+    visible_count = tl.maximum(tl.minimum(positions + right + 1, n_k) - visible_from, 0)
+    visible_count = tl.where(rows < n_q, visible_count, 0)
 
     # Keys first_edge .. first_full .. last_full .. last_edge: between the middle two, tiles are wholly visible.
     top = first_row + offset
@@ -252,30 +254,30 @@ def softmax1_backward_query(
     t3 = LOG2E * scale
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for phase in tl.static_range(0 if BAND else 1, 3):
-        if phase == 0:
-            begin = first_edge
-            end = first_full
-        elif phase == 1:
-            begin = first_full
-            end = last_full
-        else:
-            begin = last_full
-            end = last_edge
+    for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
+        begin = first_edge if edge else first_full
+        end = last_edge - (last_full - first_full) if edge else last_full
 
         dq = _settled(dq, CUDA)
-        for first_key in tl.range(begin, end, BLOCK_N):
+        for step in tl.range(begin, end, BLOCK_N):
+            first_key = step
+            if edge:
+                first_key += tl.where(step < first_full, 0, last_full - first_full)
+
             keys = first_key + tl.arange(0, BLOCK_N)
-            k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, phase != 1)
-            v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, phase != 1)
+            k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, edge)
+            v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
             dqk = t2[:, None] * (dp - delta[:, None]) * tl.exp2(t3 * qk - t1[:, None])
 
             ds = dqk
-            if phase != 1:
-                visible = (keys[None, :] >= visible_from[:, None]) & (keys[None, :] < visible_to[:, None])
+            if edge:
+                # One unsigned comparison: keys before the first are far beyond the last.
+                behind_first = (keys[None, :] - visible_from[:, None]).to(tl.uint32)
+                visible = behind_first < visible_count.to(tl.uint32)[:, None]
+
                 ds = tl.where(visible, ds, 0.0)
             dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
 
@@ -290,11 +292,11 @@ def softmax1_backward_query(
 def softmax1_backward_key(
     do_ptr, q_ptr, k_ptr, v_ptr, lse_ptr, delta_ptr,
     dk_ptr, dv_ptr,
-    do_stride_b, do_stride_h, do_stride_n, do_stride_d, q_stride_b, q_stride_h, q_stride_n, q_stride_d,
-    k_stride_b, k_stride_h, k_stride_n, k_stride_d, v_stride_b, v_stride_h, v_stride_n, v_stride_d,
+    do_stride_b, do_stride_h, do_stride_n: tl.constexpr, do_stride_d: tl.constexpr, q_stride_b, q_stride_h, q_stride_n: tl.constexpr, q_stride_d: tl.constexpr,
+    k_stride_b, k_stride_h, k_stride_n: tl.constexpr, k_stride_d: tl.constexpr, v_stride_b, v_stride_h, v_stride_n: tl.constexpr, v_stride_d: tl.constexpr,
     heads, group, n_q, n_k, scale, left, right, offset,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BAND: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
 ):  # fmt: skip
     """Grid: one program per block of BLOCK_N keys, batch and key head."""
     LOG2E: tl.constexpr = 1.4426950408889634
@@ -329,28 +331,26 @@ def softmax1_backward_key(
 
         t3 = LOG2E * scale
 
-        for phase in tl.static_range(0 if BAND else 1, 3):
-            if phase == 0:
-                begin = first_edge
-                end = first_full
-            elif phase == 1:
-                begin = first_full
-                end = last_full
-            else:
-                begin = last_full
-                end = last_edge
+        for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
+            begin = first_edge if edge else first_full
+            end = last_edge - (last_full - first_full) if edge else last_full
 
             dk = _settled(dk, CUDA)
             dv = _settled(dv, CUDA)
-            for first_row in tl.range(begin, end, BLOCK_M):
+            for step in tl.range(begin, end, BLOCK_M):
+                first_row = step
+                if edge:
+                    first_row += tl.where(step < first_full, 0, last_full - first_full)
+
                 rows = first_row + tl.arange(0, BLOCK_M)
-                q = _tile(q_base, first_row, n_q, q_stride_n, q_stride_d, BLOCK_M, BLOCK_D, HEAD_DIM, phase != 1)
-                do = _tile(do_base, first_row, n_q, do_stride_n, do_stride_d, BLOCK_M, BLOCK_DV, VALUE_DIM, phase != 1)
+                q = _tile(q_base, first_row, n_q, q_stride_n, q_stride_d, BLOCK_M, BLOCK_D, HEAD_DIM, edge)
+                do = _tile(do_base, first_row, n_q, do_stride_n, do_stride_d, BLOCK_M, BLOCK_DV, VALUE_DIM, edge)
                 qk = tl.dot(k, tl.trans(q), input_precision=PRECISION)
                 dp = tl.dot(v, tl.trans(do), input_precision=PRECISION)
                 positions = rows + offset
                 visible_from = tl.maximum(positions - left, 0)
-                visible_to = tl.minimum(positions + right + 1, n_k)
+                visible_count = tl.maximum(tl.minimum(positions + right + 1, n_k) - visible_from, 0)
+                visible_count = tl.where(rows < n_q, visible_count, 0)
 
                 lse = tl.load(lse_ptr + row + rows, mask=rows < n_q, other=0.0)
                 delta = tl.load(delta_ptr + row + rows, mask=rows < n_q, other=0.0)
@@ -362,9 +362,11 @@ def softmax1_backward_key(
 
                 p = weight
                 ds = dqk
-                if phase != 1:
-                    visible = (keys[:, None] >= visible_from[None, :]) & (keys[:, None] < visible_to[None, :])
-                    visible = visible & (rows < n_q)[None, :]
+                if edge:
+                    # One unsigned comparison: keys before the first are far beyond the last.
+                    behind_first = (keys[:, None] - visible_from[None, :]).to(tl.uint32)
+                    visible = behind_first < visible_count.to(tl.uint32)[None, :]
+
                     p = tl.where(visible, p, 0.0)
                     ds = tl.where(visible, ds, 0.0)
                 dv = tl.dot(p.to(do.dtype), do, dv, input_precision=PRECISION)
@@ -555,7 +557,6 @@ def _constants(kernel: str, query: Tensor, value: Tensor, call: Call) -> dict[st
         "BLOCK_DV": max(16, triton.next_power_of_2(value.shape[-1])),
         "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n,
-        "BAND": call.band,
         "PRECISION": _precision(query),
         "CUDA": not _interpreted() and triton.runtime.driver.active.get_current_target().backend == "cuda",
         "num_warps": tile.num_warps,
