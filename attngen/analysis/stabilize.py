@@ -99,7 +99,12 @@ def _sign(expr: Sym) -> Scaled:
 
 
 def _lattice(expr: Sym) -> Scaled:
-    mantissas, exponent = _common([scaled(a) for a in expr.args])
+    """The larger of two takes the larger exponent; the smaller the smaller one, if both are positive."""
+    terms = [scaled(a) for a in expr.args]
+    if expr.func is fn.minimum and all(t.mantissa.is_positive for t in terms):
+        mantissas, inverse = _common([Scaled(1 / t.mantissa, -t.exponent) for t in terms])
+        return Scaled(1 / fn.maximum(*mantissas), -inverse)
+    mantissas, exponent = _common(terms)
     return Scaled(expr.func(*mantissas), exponent)
 
 

@@ -19,7 +19,6 @@ import sympy as sp
 
 from attngen import ir
 from attngen.analysis.functions import (
-    ONE,
     ZERO,
     Sym,
     absolute,
@@ -188,9 +187,9 @@ def _freeze_sum(expr: Sym) -> ir.Expr:
 def _freeze_product(expr: Sym) -> ir.Expr:
     if expr.could_extract_minus_sign():
         return ir.apply("neg", freeze(-expr))
-    masks = [f for f in expr.args if f.func is where and set(f.args[1:]) == {ZERO, ONE}]
+    masks = [f for f in expr.args if f.func is where and _has_zero_branch(f)]
     if masks:
-        return _freeze_masked(masks[0], expr)
+        return _freeze_masked(masks[0], expr / masks[0])
     factors = sorted(expr.args, key=lambda f: f.sort_key())
     below = [f for f in factors if f.is_Pow and f.exp.could_extract_minus_sign()]
     above = [freeze(f) for f in factors if f not in below]
@@ -198,11 +197,21 @@ def _freeze_product(expr: Sym) -> ir.Expr:
     return ir.apply("div", numerator, _nary("mul", [freeze(1 / f) for f in below])) if below else numerator
 
 
-def _freeze_masked(mask: Sym, product: Sym) -> ir.Expr:
+def _has_zero_branch(mask: Sym) -> bool:
+    """Whether a `where`, nested ones included, selects among numbers of which one is zero."""
+    nested = [b for b in mask.args[1:] if b.func is where]
+    numbers = [b for b in mask.args[1:] if b.is_Number]
+    if len(nested) + len(numbers) < 2:
+        return False
+    return ZERO in numbers or any(map(_has_zero_branch, nested))
+
+
+def _freeze_masked(branch: Sym, rest: Sym) -> ir.Expr:
     """where(c, 1, 0) * x is spelled where(c, x, 0), so that an x that is inf or NaN elsewhere doesn't matter."""
-    condition, a, _ = mask.args
-    rest, zero = freeze(sp.Mul(*(f for f in product.args if f is not mask))), ir.number(0)
-    return ir.apply("where", freeze(condition), *((rest, zero) if a == 1 else (zero, rest)))
+    if branch.func is not where:
+        return freeze(branch * rest)
+    condition, a, b = branch.args
+    return ir.apply("where", freeze(condition), _freeze_masked(a, rest), _freeze_masked(b, rest))
 
 
 def _freeze_power(base: Sym, exponent: Sym) -> ir.Expr:

@@ -143,3 +143,11 @@ def test_the_derivative_of_relu_hides_what_is_infinite_elsewhere() -> None:
     backward = analysis_of("relu(s) ** 0.5").backward
     assert isinstance(backward.dqk, ir.Apply)
     assert backward.dqk.op == "where"
+
+
+def test_the_derivative_of_min_hides_what_overflows_elsewhere() -> None:
+    backward = analysis_of("min(exp(s), 3) / sum(min(exp(s), 3))").backward
+    assert isinstance(backward.dqk, ir.Apply)
+    assert backward.dqk.op == "where"
+    assert backward.dqk.args[2] != ir.number(0)
+    assert any(n == ir.number(0) for n in ir.walk(backward.dqk.args[2]))

@@ -109,6 +109,15 @@ def row_of(random: Random, analysis: Analysis) -> dict[str, float | list[float]]
     return names
 
 
+def test_the_smaller_of_two_is_carried_relative_to_the_smaller() -> None:
+    """Relative to the larger, min(exp(s), 3) would vanish in fp32 as soon as a score exceeds a hundred."""
+    forward = analysis_of("min(exp(s), 3) / sum(min(exp(s), 3))").forward
+    (pivot,) = forward.passes[0].pivots
+    for score in (-200.0, 0.0, 200.0):
+        (value,) = Evaluation(1).run(program(pivot.exponent), {"scale": 1.0, "qk": score})
+        assert value == min(score, 0.0)
+
+
 def test_statistics_relative_to_a_pivot_are_kept_as_logarithms() -> None:
     (statistic,) = analysis_of(SOFTMAX).forward.passes[0].statistics
     assert statistic.logarithmic
