@@ -109,14 +109,12 @@ def _lattice(expr: Sym) -> Scaled:
 
 
 def _where(expr: Sym) -> Scaled:
-    """A branch that is zero takes the other's exponent."""
+    """Each branch keeps its own exponent; one that is zero takes the other's."""
     condition, *branches = expr.args
-    terms = [scaled(b) for b in branches]
-    living = [t for t in terms if t.mantissa != 0]
-    if len(living) == 1:
-        terms = [Scaled(t.mantissa, living[0].exponent) for t in terms]
-    mantissas, exponent = _common(terms)
-    return Scaled(fn.where(plain(condition), *mantissas), exponent)
+    a, b = (scaled(branch) for branch in branches)
+    exponents = (b.exponent if a.mantissa == 0 else a.exponent, a.exponent if b.mantissa == 0 else b.exponent)
+    condition = plain(condition)
+    return Scaled(fn.where(condition, a.mantissa, b.mantissa), fn.where(condition, *exponents))
 
 
 def _logarithm(expr: Sym) -> Scaled:

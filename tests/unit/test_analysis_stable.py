@@ -118,6 +118,17 @@ def test_the_smaller_of_two_is_carried_relative_to_the_smaller() -> None:
         assert value == min(score, 0.0)
 
 
+def test_each_branch_is_carried_relative_to_its_own_exponent() -> None:
+    """Relative to exp(s), the 1 + s of a positive score would vanish in fp32."""
+    forward = analysis_of("w / sum(w)", w="where(s > 0, 1 + s, exp(s))").forward
+    (pivot,), (carry,) = forward.passes[0].pivots, forward.passes[0].carries
+    for score in (-200.0, 0.5, 200.0):
+        names = {"scale": 1.0, "qk": score}
+        (names[pivot.name],) = Evaluation(1).run(program(pivot.exponent), names)
+        assert names[pivot.name] == min(score, 0.0)
+        assert Evaluation(1).run(program(carry.body), names) == [1 + max(score, 0.0)]
+
+
 def test_statistics_relative_to_a_pivot_are_kept_as_logarithms() -> None:
     (statistic,) = analysis_of(SOFTMAX).forward.passes[0].statistics
     assert statistic.logarithmic
