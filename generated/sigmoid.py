@@ -670,7 +670,7 @@ def portable_forward(query: Tensor, key: Tensor, value: Tensor, inputs: Inputs, 
     n_q = query.shape[2]
     blocks = [
         _portable_rows(query, key, value, views, call, (first, min(first + tile.block_m, n_q)))
-        for first in range(0, n_q, tile.block_m)
+        for first in range(0, max(n_q, 1), tile.block_m)
     ]
     return tuple(torch.cat(parts, dim=2) for parts in zip(*blocks, strict=True))
 
@@ -717,12 +717,12 @@ def portable_backward(
     tile = OVERRIDES.get("portable", PORTABLE_TILE)
     dtype, group, n_q, n_k = _wide(query), query.shape[1] // key.shape[1], query.shape[2], key.shape[2]
     views = _views(query, key, inputs)
-    spans = [(first, min(first + tile.block_n, n_k)) for first in range(0, n_k, tile.block_n)]
+    spans = [(first, min(first + tile.block_n, n_k)) for first in range(0, max(n_k, 1), tile.block_n)]
     dk = [key.new_zeros(*key.shape[:2], last - first, key.shape[3], dtype=dtype) for first, last in spans]
     dv = [value.new_zeros(*value.shape[:2], last - first, value.shape[3], dtype=dtype) for first, last in spans]
     dq: list[Tensor] = []
     d_bias_rows: list[Tensor] = []
-    for first_row in range(0, n_q, tile.block_m):
+    for first_row in range(0, max(n_q, 1), tile.block_m):
         last_row = min(first_row + tile.block_m, n_q)
         rows = (first_row, last_row)
         q, do = query[:, :, first_row:last_row].to(dtype), d_out[:, :, first_row:last_row].to(dtype)
@@ -794,7 +794,8 @@ def _forward(
 ) -> list[Tensor]:  # fmt: skip
     call = Call(scale, left, right, offset, band)
     if not _on_kernels(query):
-        return [x.contiguous() for x in portable_forward(query, key, value, tuple(inputs), call)]
+        with _without_autocast(query.device):
+            return [x.contiguous() for x in portable_forward(query, key, value, tuple(inputs), call)]
     out, *saved = launch_forward(*_interpretable([query, key, value]), tuple(inputs), call)
     return [out.to(query.dtype), *saved]
 
@@ -809,8 +810,14 @@ def _backward(
         results = [*_interpretable(results[:1]), *results[1:]]
         raw = launch_backward(*tensors, tuple(inputs), tuple(results), call)
     else:
-        raw = portable_backward(d_out, query, key, value, tuple(inputs), tuple(results), call)
+        with _without_autocast(query.device):
+            raw = portable_backward(d_out, query, key, value, tuple(inputs), tuple(results), call)
     return _gradients(raw, query, key, value, inputs)
+
+
+def _without_autocast(device: torch.device) -> torch.autocast:
+    """Autocast would round the portable implementation's products."""
+    return torch.autocast(device.type if torch.amp.is_autocast_available(device.type) else "cpu", enabled=False)
 
 
 def _gradients(
@@ -928,9 +935,10 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         query, key, value, call, *inputs = args
-        flat = _folded(info, (*in_dims[:3], *in_dims[4:]), (query, key, value, *inputs), call)
-        results = _function().apply(*flat[:3], call, *flat[3:])
-        return tuple(x.unflatten(0, (info.batch_size, -1)) for x in results), (0,) * len(results)
+        if _apart(in_dims[4:]):
+            return _one_by_one(info, in_dims, _function(), args)
+        flat = _folded(info, (*in_dims[:3], *in_dims[4:]), (query, key, value, *inputs), 3)
+        return _unfolded(info, _function().apply(*flat[:3], call, *flat[3:]))
 
 
 class _AttentionForwardMode(_Attention):
@@ -939,7 +947,8 @@ class _AttentionForwardMode(_Attention):
         query, key, value, *inputs = ctx.saved_tensors
 
         def plain(*tensors: Tensor) -> tuple[Tensor, ...]:
-            return portable_forward(*tensors[:3], tensors[3:], ctx.call)
+            with _without_autocast(tensors[0].device):
+                return portable_forward(*tensors[:3], tensors[3:], ctx.call)
 
         tangents = (*tangents[:3], *tangents[4:])
         out, *saved = _directional(plain, (query, key, value, *inputs), tangents)
@@ -972,14 +981,11 @@ class _AttentionBackward(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         d_out, call, n_inputs, *tensors = args
-        dims = (in_dims[0], *in_dims[3:])
-        d_out, *flat = _folded(info, dims, (d_out, *tensors), call, n_inputs)
-        found = _gradient_function().apply(d_out, call, n_inputs, *flat)
-        split = []
-        for position, gradient in enumerate(found):
-            lacks_batch = position >= 3 and "batch" not in INPUT_AXES[GRADIENTS[position - 3][0]]
-            split.append(gradient if lacks_batch else gradient.unflatten(0, (info.batch_size, -1)))
-        return tuple(split), tuple(0 for _ in split)
+        # A gradient that is summed over the batch must not be summed over the mapped axis.
+        if _apart(in_dims[6 : 6 + n_inputs]) or any("batch" not in INPUT_AXES[place] for place, _ in GRADIENTS):
+            return _one_by_one(info, in_dims, _gradient_function(), args)
+        d_out, *flat = _folded(info, (in_dims[0], *in_dims[3:]), (d_out, *tensors), 4)
+        return _unfolded(info, _gradient_function().apply(d_out, call, n_inputs, *flat))
 
 
 class _AttentionBackwardForwardMode(_AttentionBackward):
@@ -1009,35 +1015,57 @@ def _plain_backward(call: Call) -> Any:
     """The gradients as a differentiable function of d_out, query, key, value and the inputs."""
 
     def gradients(d_out: Tensor, query: Tensor, key: Tensor, value: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        results = portable_forward(query, key, value, inputs, call)
-        raw = portable_backward(d_out, query, key, value, inputs, results, call)
+        with _without_autocast(query.device):
+            results = portable_forward(query, key, value, inputs, call)
+            raw = portable_backward(d_out, query, key, value, inputs, results, call)
         return tuple(_gradients(raw, query, key, value, list(inputs)))
 
     return gradients
 
 
 def _directional(function: Any, primals: tuple[Tensor, ...], tangents: tuple[Any, ...]) -> Any:
-    """The directional derivative; an input without a tangent counts as constant."""
+    """The directional derivative; an input without a tangent counts as constant.
+
+    It is the pullback's own pullback, since PyTorch doesn't nest forward mode.
+    """
     full = tuple(torch.zeros_like(p) if t is None else t for p, t in zip(primals, tangents, strict=True))
-    return torch.func.jvp(function, primals, full)[1]
+    out, pullback = torch.func.vjp(function, *primals)
+    _, transposed = torch.func.vjp(pullback, tuple(map(torch.zeros_like, out)))
+    return transposed(full)[0]
 
 
-def _folded(
-    info: Any, in_dims: tuple[Any, ...], tensors: tuple[Tensor, ...], call: Call, n_inputs: int | None = None
-) -> list[Tensor]:
-    """Fold a mapped axis into the batch."""
-    first = len(tensors) - len(INPUT_AXES) if n_inputs is None else 4
+def _apart(in_dims: tuple[Any, ...]) -> bool:
+    """Whether an input without a batch axis is mapped: its axis has no batch to be folded into."""
+    return any(dim is not None and "batch" not in axes for dim, axes in zip(in_dims, INPUT_AXES, strict=True))
+
+
+def _one_by_one(info: Any, in_dims: tuple[Any, ...], function: Any, args: tuple[Any, ...]) -> tuple[Any, Any]:
+    """A call for every element of the mapped axis."""
+    dims = [dim if isinstance(arg, Tensor) else None for dim, arg in zip(in_dims, args, strict=True)]
+    calls = [
+        function.apply(*(arg if dim is None else arg.select(dim, n) for dim, arg in zip(dims, args, strict=True)))
+        for n in range(info.batch_size)
+    ]
+    return tuple(torch.stack(parts) for parts in zip(*calls, strict=True)), (0,) * len(calls[0])
+
+
+def _folded(info: Any, in_dims: tuple[Any, ...], tensors: tuple[Tensor, ...], before: int) -> list[Tensor]:
+    """Fold a mapped axis into the batch. The `before` tensors before the inputs have a batch, and those behind too."""
+    axes = [("batch",)] * before + [*INPUT_AXES]
+    axes += [("batch",)] * (len(tensors) - len(axes))
     folded = []
-    for position, (tensor, dim) in enumerate(zip(tensors, in_dims, strict=True)):
-        axes = INPUT_AXES[position - first] if first <= position < first + len(INPUT_AXES) else ("batch",)
-        if "batch" in axes:
+    for tensor, dim, own in zip(tensors, in_dims, axes, strict=True):
+        if "batch" in own:
             moved = tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
             folded.append(moved.flatten(0, 1))
-        elif dim is None:
-            folded.append(tensor)
         else:
-            raise NotImplementedError("sigmoid_attention: vmap over an input without a batch axis")
+            folded.append(tensor)
     return folded
+
+
+def _unfolded(info: Any, results: tuple[Tensor, ...]) -> tuple[Any, Any]:
+    apart = tuple(x.unflatten(0, (info.batch_size, x.shape[0] // info.batch_size)) for x in results)
+    return apart, (0,) * len(apart)
 
 
 def _save_for_raw_op(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
@@ -1165,7 +1193,6 @@ def _default(function: Any, query: Tensor, key: Tensor) -> Any:
     return function(*(torch.full((), size, dtype=torch.float32, device=query.device) for size in sizes))
 
 
-@torch.compiler.allow_in_graph
 def sigmoid_attention(
     query: Tensor,
     key: Tensor,
@@ -1199,20 +1226,31 @@ def sigmoid_attention(
     Raises:
         TypeError, ValueError: an argument is not as described; the message names it.
     """
+    return _checked(query, key, value, bias, is_causal, scale, window, alignment)
+
+
+@torch.compiler.allow_in_graph  # not the public function itself: Dynamo looks into what it is asked to compile
+def _checked(
+    query: Tensor, key: Tensor, value: Tensor, bias: Any, is_causal: bool, scale: float | None, window: Any,
+    alignment: str,
+) -> Tensor:  # fmt: skip
+    query, key, value = _autocast(query, key, value)
     _check_tensors(query, key, value)
     call = _call(query, key, is_causal, scale, window, alignment)
     if bias is None:
         bias = _default(_default_bias, query, key)
     inputs: list[Tensor] = []
     inputs.append(_input("bias", bias, INPUT_AXES[0], query, key))
-    return _run(query, key, value, tuple(inputs), call)
-
-
-def _run(query: Tensor, key: Tensor, value: Tensor, inputs: Inputs, call: Call) -> Tensor:
-    """Under autocast it computes in autocast's type, as a linear layer does."""
-    device = query.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        query, key, value = (x.to(torch.get_autocast_dtype(device)) for x in (query, key, value))
-        with torch.autocast(device, enabled=False):
-            return _function().apply(query, key, value, call, *inputs)[0]  # type: ignore[no-any-return]
     return _function().apply(query, key, value, call, *inputs)[0]  # type: ignore[no-any-return]
+
+
+def _autocast(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Under autocast an op computes in autocast's type, as a linear layer does. float64 stays."""
+    if not isinstance(query, Tensor) or not torch.amp.is_autocast_available(query.device.type):
+        return query, key, value
+    if not torch.is_autocast_enabled(query.device.type):
+        return query, key, value
+    dtype = torch.get_autocast_dtype(query.device.type)
+    wanted = (torch.float16, torch.bfloat16, torch.float32)
+    cast = [x.to(dtype) if isinstance(x, Tensor) and x.dtype in wanted else x for x in (query, key, value)]
+    return cast[0], cast[1], cast[2]
