@@ -97,9 +97,11 @@ class Carries:
         return settled
 
     def unit(self, statistic: Sym) -> Sym:
-        """What the statistic is measured in: itself if it is carried relative to a pivot."""
-        pivoted = any(c.statistic and c.statistic.symbol == statistic and c.pivot for c in self.carries)
-        return statistic if pivoted else fn.ONE
+        """What the statistic is measured in: itself if its logarithm is kept, else its pivot's factor; never zero."""
+        if statistic in self.logarithms:
+            return statistic
+        units = [c.total / c.symbol for c in self.carries if c.statistic and c.statistic.symbol == statistic]
+        return units[0]
 
     def fresh(self, expr: Sym) -> Sym:
         """`expr` in terms of the carries themselves, more exact than by logarithms, for the end of the last pass."""

@@ -50,8 +50,7 @@ def derive_adjoints(staged: Staged, carries: Carries) -> Gradients:
     result = Gradients()
     for index in reversed(range(len(staged.statistics))):
         symbol = staged.statistics[index].symbol
-        unit = carries.unit(symbol)
-        direct = _direct(symbol, unit, staged, result)
+        direct = _direct(symbol, staged, carries, result)
         later = [_influence(s, symbol, carries, result) for s in staged.statistics[index + 1 :]]
         result.adjoints[symbol] = sy.attach(direct + sy.Add(*later))
     return result
@@ -90,30 +89,32 @@ def _attained(statistic: Statistic) -> Sym:
     return fn.where(fn.attains(sy.attach(statistic.body), statistic.symbol), ONE, ZERO)
 
 
-def _direct(symbol: Sym, unit: Sym, staged: Staged, result: Gradients) -> Sym:
+def _direct(symbol: Sym, staged: Staged, carries: Carries, result: Gradients) -> Sym:
     """sum_j dP_j dw/dr."""
     change = sy.derivative(staged.weights, symbol)
     if change == 0:
         return ZERO
     if any(sy.uses(term.f, [symbol]) for term in staged.terms):
+        unit = carries.unit(symbol)
         return result.sum_over_keys(sy.attach(DP * change * unit)) / unit
-    return _by_terms(symbol, staged, result)
+    return _by_terms(symbol, staged, carries, result)
 
 
-def _by_terms(symbol: Sym, staged: Staged, result: Gradients) -> Sym:
+def _by_terms(symbol: Sym, staged: Staged, carries: Carries, result: Gradients) -> Sym:
     """sum_t dh_t/dr (dO . A_t). See Note [No elimination]."""
     if len(staged.terms) == 1:
         ratio = log_derivative(staged.terms[0].h, symbol)
         if ratio is not None:
             return ratio * DELTA
     changes = [sy.derivative(term.h, symbol) for term in staged.terms]
-    return sy.Add(*(c * _product(i, staged, result) for i, c in enumerate(changes) if c != 0))
+    return sy.Add(*(c * _product(i, staged, carries, result) for i, c in enumerate(changes) if c != 0))
 
 
-def _product(index: int, staged: Staged, result: Gradients) -> Sym:
-    """dO . A_t, from a saved accumulator or, in a staged formula, from the prepass."""
+def _product(index: int, staged: Staged, carries: Carries, result: Gradients) -> Sym:
+    """dO . A_t, from a saved accumulator or, in a staged formula, from the prepass: relative to its pivot as well."""
     if staged.n_passes > 1:
-        return result.sum_over_keys(sy.attach(DP * staged.terms[index].f))
+        accumulator = carries.accumulators[index]
+        return result.sum_over_keys(DP * accumulator.body) * (accumulator.total / accumulator.symbol)
     symbol = sy.symbol(f"%dot{index + 1}")
     result.products[symbol] = index
     return symbol

@@ -118,7 +118,8 @@ def _where(expr: Sym) -> Scaled:
 
 
 def _logarithm(expr: Sym) -> Scaled:
-    inner = scaled(expr.args[0])
+    """An exponential that is known to be bounded is taken apart too: its logarithm stays finite when it underflows."""
+    inner = scaled(expr.args[0].replace(fn.bounded_exp, sy.exp))
     return Scaled(sy.log(inner.mantissa) + inner.exponent, ZERO)
 
 
