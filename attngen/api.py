@@ -24,7 +24,7 @@ def load(spec: str | os.PathLike[str], /, **statics: object) -> Callable[..., An
 
     `statics` are values for the spec's static inputs. The op is called like
     `torch.nn.functional.scaled_dot_product_attention`: query (B, Hq, Nq, D), key (B, Hkv, Nk, D), value
-    (B, Hkv, Nk, Dv), then the spec's inputs as keywords; its docstring says more, and `inspect.getmodule(op)` is its module.
+    (B, Hkv, Nk, Dv), then the spec's inputs as keywords. See its docstring; `inspect.getmodule` gives its module.
 
     Raises SpecError for a spec that is wrong, FileNotFoundError for one that isn't there, CacheError where the cache
     folder isn't safe (`ATTNGEN_CACHE_DIR` names another).

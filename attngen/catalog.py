@@ -3,13 +3,13 @@
 A name without a separator and without `.yaml` is a shipped spec; everything else is a path. Nothing is parsed here.
 """
 
-import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from attngen.paths import data_dir
 from attngen.spec.files import spec_text
+from attngen.spec.near import near
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -54,5 +54,5 @@ def _is_name(spec: str) -> bool:
 
 
 def _hint(name: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean '{near[0]}'?" if near else "; `attngen list` shows them, a path ends in .yaml"
+    close = near(name, known)
+    return f"; did you mean '{close}'?" if close else "; `attngen list` shows them, a path ends in .yaml"

@@ -15,14 +15,14 @@ import click
 
 from attngen.diagnostics import InternalError, SpecError
 from attngen.files import current, write_atomically
+from attngen.stagetext import STAGES
 from attngen.version import __version__
 
 if TYPE_CHECKING:
     from attngen.pipeline import Compilation
 
 FOUND, USAGE, INTERNAL = 1, 2, 3
-STAGES = ("spec", "ir", "analysis", "plan", "source")
-FORMATS = ("text", "latex", "html")
+FORMATS = ("text", "latex", "html")  # of attngen.explain.render, which brings in the whole compiler
 Statics = tuple[tuple[str, str], ...]
 
 

@@ -36,7 +36,7 @@ BUILTINS: dict[str, str] = {
 }
 SIZES = ("d", "n_q", "n_k", "pi")  # what the default of an input may use
 
-# Operation -> number of arguments. `add`, `mul`, `and`, `or` take two or more.
+# Operation -> number of arguments; those of VARIADIC take that many or more.
 ARITY: dict[str, int] = {
     "add": 2, "sub": 2, "mul": 2, "div": 2, "pow": 2, "neg": 1,
     "exp": 1, "expm1": 1, "log": 1, "log1p": 1, "sqrt": 1, "rsqrt": 1, "abs": 1, "sign": 1, "tanh": 1, "sigmoid": 1,

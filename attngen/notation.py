@@ -7,7 +7,7 @@ Numbers are exact: decimals where they end, quotients of whole numbers where the
 from collections.abc import Iterator
 from fractions import Fraction
 
-from attngen.ir import Apply, Expr, Name, Number, Reduce
+from attngen.ir import VARIADIC, Apply, Expr, Name, Number, Reduce
 
 _OR, _AND, _NOT, _COMPARE, _SUM, _PRODUCT, _SIGN, _POWER, _ATOM = range(9)
 # Operation -> symbol, how tightly it binds, and how tightly its first and its further operands must.
@@ -26,7 +26,6 @@ _INFIX = {
     "div": ("/", _PRODUCT, _PRODUCT, _SIGN),
     "pow": ("**", _POWER, _ATOM, _SIGN),
 }
-_CHAINED = frozenset({"add", "mul", "and", "or"})
 _PREFIX = {"neg": ("-", _SIGN), "not": ("not ", _NOT)}
 _PLAIN_ZEROS = 6  # more zeros than this at an end of a number are written as a power of ten
 
@@ -56,7 +55,7 @@ def _text(expr: Expr) -> tuple[str, int]:
 
 def _infix(expr: Apply) -> tuple[str, int]:
     symbol, level, first, further = _INFIX[expr.op]
-    head, *rest = _chain(expr, expr.op) if expr.op in _CHAINED else expr.args
+    head, *rest = _chain(expr, expr.op) if expr.op in VARIADIC else expr.args
     return f" {symbol} ".join([_operand(head, first), *(_operand(arg, further) for arg in rest)]), level
 
 

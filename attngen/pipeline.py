@@ -17,10 +17,8 @@ from attngen.ir import Normalizer
 from attngen.schedule import OpPlan, schedule
 from attngen.selfcheck.check import check_plan
 from attngen.spec.lower import read_spec
-from attngen.stagetext import stage_as_text
+from attngen.stagetext import STAGES, stage_as_text
 from attngen.version import __version__
-
-STAGES = ("spec", "ir", "analysis", "plan", "source")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,11 @@ from typing import Any
 
 from attngen import ir, notation
 
+STAGES = ("spec", "ir", "analysis", "plan", "source")
+
 
 def stage_as_text(node: Any) -> str:
+    """The text of a normalizer, an analysis or a plan, a field to a line."""
     return "\n".join(_lines(node)) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Formulas as sympy expressions, and back: the one module that imports sympy.
+"""Formulas as sympy expressions, and back: with `functions`, the door through which sympy enters.
 
 `thaw` turns an `ir.Expr` into a sympy expression in which every reduction has become a symbol, a row statistic;
 `freeze` turns a sympy expression into an `ir.Expr`. Functions with a kink or with a numerically delicate form are
@@ -44,9 +44,8 @@ from attngen.analysis.functions import (
 )
 from attngen.diagnostics import Diagnostic, InternalError, SpecError
 
-Add, Mul, Pow, Symbol, Rational, Function = sp.Add, sp.Mul, sp.Pow, sp.Symbol, sp.Rational, sp.Function
-exp, log, cancel, expand_mul = sp.exp, sp.log, sp.cancel, sp.expand_mul
-
+# The rest of the analysis has these from here.
+Add, Mul, exp, log, cancel, expand_mul = sp.Add, sp.Mul, sp.exp, sp.log, sp.cancel, sp.expand_mul
 
 _THAW: dict[str, Any] = {
     "add": sp.Add, "sub": lambda a, b: a - b, "mul": sp.Mul, "div": lambda a, b: a / b, "pow": sp.Pow,

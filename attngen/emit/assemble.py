@@ -82,7 +82,6 @@ class _Assembly:
             kernel_names=self.kernel_names(),
             configs=CONFIGS,
             inputs=tuple(self.input_text(i) for i in normalizer.inputs),
-            gradient_inputs=tuple(ct.GradientPlace(self.positions[g.name], g.level) for g in self.gradient_order()),
             input_axes=tuple(i.axes for i in normalizer.inputs),
             gradient_places=tuple((self.positions[g.name], g.level) for g in self.gradient_order()),
             uses_math=any(p.pivots or any(c.kind != "sum" for c in p.carries) for p in plan.analysis.forward.passes),
@@ -232,8 +231,7 @@ def _column(text: str, is_row: bool, printer: Printer) -> str:
 
 def _uniform_text(plan: OpPlan, expr: ir.Expr) -> str:
     """A formula of sizes alone, as Python text."""
-    lines = Scribe(plan, TORCH, OVER_KEYS).inline(expr)
-    return lines
+    return Scribe(plan, TORCH, OVER_KEYS).inline(expr)
 
 
 def _device_functions(texts: object) -> frozenset[str]:

@@ -86,14 +86,6 @@ class InputText:
 
 
 @dataclass(frozen=True, slots=True)
-class GradientPlace:
-    """Which input a result of the backward belongs to, and at which level it is raw."""
-
-    position: int
-    level: str
-
-
-@dataclass(frozen=True, slots=True)
 class Product:
     """A dot product with a saved accumulator; `position` is its place among the saved tensors."""
 
@@ -186,7 +178,6 @@ class ModuleContext:
     configs: Mapping[str, tuple[Config, ...]]
     inputs: tuple[InputText, ...]
     input_axes: tuple[tuple[str, ...], ...]
-    gradient_inputs: tuple[GradientPlace, ...]
-    gradient_places: tuple[tuple[int, str], ...]
+    gradient_places: tuple[tuple[int, str], ...]  # (input, level) of each result of the backward behind dV
     uses_math: bool
     flops: Flops

@@ -58,9 +58,6 @@ class Uses:
     def __or__(self, other: "Uses") -> "Uses":
         return Uses(self.builtins | other.builtins, tuple(dict.fromkeys((*self.inputs, *other.inputs))))
 
-    def inputs_at(self, level: str) -> tuple[InputUse, ...]:
-        return tuple(i for i in self.inputs if i.level == level)
-
 
 @dataclass(frozen=True, slots=True)
 class Lines:

@@ -10,6 +10,7 @@ From loose to tight: or; and; not; one comparison; + and -; * and /; unary -; **
 import keyword
 
 from attngen.diagnostics import Diagnostic, Span
+from attngen.ir import VARIADIC
 from attngen.spec import limits
 from attngen.spec.lexer import FormulaMistake, Token, tokens, value
 from attngen.spec.source import Source
@@ -22,7 +23,6 @@ _BINARY = {
     "+": ("add", 5), "-": ("sub", 5), "*": ("mul", 6), "/": ("div", 6), "**": ("pow", 8),
 }  # fmt: skip
 _NOT, _UNARY, _POWER = 3, 7, 8
-_CHAINED = frozenset({"add", "mul", "and", "or"})
 _CONDITIONAL = "where(condition, a, b)"
 _OPERATORS_NEXT = "an operator, a comma or the end of the formula"
 
@@ -65,7 +65,7 @@ class _Parser:
     def infix(self, left: Syntax, op: str, power: int) -> Syntax:
         args = [left]
         symbol = self.here.text
-        while self.here.text == symbol and (len(args) == 1 or op in _CHAINED):
+        while self.here.text == symbol and (len(args) == 1 or op in VARIADIC):
             self.advance()
             args.append(self.expression(_UNARY if power == _POWER else power + 1))
         if power == _COMPARISON and _BINARY.get(self.here.text, ("", 0))[1] == _COMPARISON:

@@ -7,7 +7,7 @@ It holds no tensors itself (`draw` makes them) and does not choose cases (`strat
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from attngen.verify.reference import Alignment, Call, Window
 
@@ -63,24 +63,18 @@ class Case:
             given["forms"] = dict(self.forms)
         return json.dumps(given, separators=(",", ":"))
 
-    @staticmethod
-    def from_json(text: str) -> "Case":
-        """The case of a `to_json` text. Raises ValueError that says what is wrong with it."""
-        return case_of(json.loads(text))
-
 
 _SIZES = ("batch", "kv_heads", "group", "n_q", "n_k", "d", "d_v")
 _CHOICES: dict[str, tuple[object, ...]] = {
-    "dtype": ("float32", "float16", "bfloat16"),
-    "layout": ("contiguous", "transposed", "sliced", "expanded"),
-    "alignment": ("upper_left", "lower_right"),
+    "dtype": get_args(DType),
+    "layout": get_args(Layout),
+    "alignment": get_args(Alignment),
     "is_causal": (False, True),
 }
-_FORMS = ("full", "float32", "single", "number", "omitted")
 
 
 def case_of(given: object) -> Case:
-    """A case from parsed JSON. Raises ValueError for anything that is not one."""
+    """The case of a parsed `to_json` text. Raises ValueError for anything that is not one."""
     if not isinstance(given, Mapping):
         raise ValueError(f"a case is a JSON object, not {given!r}")
     known = [f.name for f in fields(Case)]
@@ -104,7 +98,7 @@ def _fits(name: str, value: object) -> bool:
                 value is None or _is_int(value) or (isinstance(value, list) and list(map(_is_int, value)) == [True] * 2)
             )
         case "forms":
-            return isinstance(value, Mapping) and all(form in _FORMS for form in value.values())
+            return isinstance(value, Mapping) and all(form in get_args(Form) for form in value.values())
         case "seed":
             return _is_int(value) and 0 <= value < 1 << 32  # type: ignore[operator]
         case _:

@@ -7,8 +7,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from attngen import catalog
-from attngen.cli import main
+from attngen.cli import FORMATS, main
 from attngen.diagnostics import InternalError
+from attngen.explain import render
 
 WRONG = "name: wrong\nweights: exp(s) / sum(exp(t))\n"
 
@@ -105,6 +106,10 @@ def test_emit_prints_the_stage_and_writes_nothing(tmp_path: Path, monkeypatch: p
     shown = run("build", "softmax", "--emit", "source")
     assert "def softmax_attention(" in shown.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_the_formats_of_explain_are_those_that_there_are() -> None:
+    assert tuple(render.FORMATS) == FORMATS
 
 
 def test_a_mistake_of_ours_has_a_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def decimals() -> st.SearchStrategy[Expr]:
 
 def conditions(numbers: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
     pairs = st.tuples(numbers, numbers)
-    compared = st.builds(Apply, st.sampled_from(sorted(CONDITIONS - {"and", "or", "not"})), pairs)
+    compared = st.builds(Apply, st.sampled_from(sorted(CONDITIONS - {"and", "or", "not", "attains"})), pairs)
     return st.recursive(
         compared,
         lambda inner: st.one_of(

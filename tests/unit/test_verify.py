@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attngen.verify.case import Case
+from attngen.verify.case import Case, case_of
 from attngen.verify.report import PropertyReport, Report, render
 from attngen.verify.run import Settings, property_names, replay, verify
 from attngen.verify.subject import Op
@@ -320,7 +320,7 @@ CASE = Case(
 
 
 def test_a_case_survives_json() -> None:
-    assert Case.from_json(CASE.to_json()) == CASE
+    assert case_of(json.loads(CASE.to_json())) == CASE
     assert Case().to_json() == "{}"
     assert CASE.to_json().startswith('{"batch":2,"group":4,"n_q":17')
 
@@ -342,7 +342,7 @@ def test_a_case_survives_json() -> None:
 )
 def test_a_wrong_case_is_refused(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
-        Case.from_json(text)
+        case_of(json.loads(text))
 
 
 @pytest.mark.parametrize(("text", "said"), [("{}", '"property"'), ('{"property": "speed"}', "no property 'speed'")])
