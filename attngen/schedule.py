@@ -7,7 +7,7 @@ and in row vectors or output-sized tensors that live from the forward to the bac
 from dataclasses import dataclass
 
 from attngen import ir
-from attngen.analysis.result import Analysis, InputGradient, RowSum
+from attngen.analysis.result import Accumulator, Analysis, InputGradient, RowSum
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ class OpPlan:
 
 
 def schedule(normalizer: ir.Normalizer, analysis: Analysis) -> OpPlan:
+    """What the kernels of an analysed normalizer save, read, hand on and cost."""
     backward = analysis.backward
     by_level = {level: tuple(g for g in backward.inputs if g.level == level) for level in ("row", "key", "pair")}
     return OpPlan(
@@ -56,7 +57,7 @@ def schedule(normalizer: ir.Normalizer, analysis: Analysis) -> OpPlan:
         row_gradients=by_level["row"],
         key_gradients=by_level["key"],
         pair_gradients=by_level["pair"],
-        costs=_costs(analysis, bool(by_level["pair"])),
+        costs=_costs(normalizer, analysis),
     )
 
 
@@ -87,13 +88,15 @@ def _handed_over(analysis: Analysis) -> tuple[str, ...]:
     return tuple(name for name in candidates if name in used)
 
 
-def _costs(analysis: Analysis, pair: bool) -> Costs:
-    products = sum(_needs_product(a.body) for a in analysis.forward.accumulators)
+def _costs(normalizer: ir.Normalizer, analysis: Analysis) -> Costs:
+    products = sum(_needs_product(a, normalizer) for a in analysis.forward.accumulators)
     passes = len(analysis.forward.passes)
     prepass = 2 if analysis.backward.prepass else 0
+    pair = any(gradient.level == "pair" for gradient in analysis.backward.inputs)
     return Costs(passes + products, 3 + prepass, 4, 2 if pair else 0)
 
 
-def _needs_product(body: ir.Expr) -> bool:
+def _needs_product(accumulator: Accumulator, normalizer: ir.Normalizer) -> bool:
     """A weight that is the same for all rows needs no product on wholly visible tiles: a column sum will do."""
-    return bool(ir.names(body) - {"scale", "d", "n_q", "n_k", "pi"})
+    same = {"scale", "d", "n_q", "n_k", "pi", "j"} | {i.name for i in normalizer.inputs if "query" not in i.axes}
+    return bool(ir.names(accumulator.body) - same)

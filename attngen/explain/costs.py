@@ -66,7 +66,8 @@ def _pair(plan: OpPlan, name: str) -> tuple[Line, ...]:
     gradient = next(g for g in plan.pair_gradients if g.name == name)
     axes = next(i.axes for i in plan.normalizer.inputs if i.name == name)
     reads = _tiles(plan) + _inputs(plan, [gradient.value])
-    return _line(f"backward_pair_{name}", 2, total([_D, _DV]), reads, Traffic({(axes, _NUMBER): _FULL}))
+    writes = Traffic({(axes, _NUMBER): _FULL})
+    return _line(f"backward_pair_{name}", plan.costs.backward_pair, total([_D, _DV]), reads, writes)
 
 
 def _line(name: str, products: int, channels: Expr, reads: Traffic, writes: Traffic) -> tuple[Line, ...]:

@@ -115,7 +115,7 @@ def test_no_gradient_is_derived_that_isnt_wanted() -> None:
     assert analysis_of("sigmoid(s + b)", inputs={"b": "{shape: [head], grad: false}"}).backward.inputs == ()
 
 
-def test_a_sum_is_saved_where_the_gradient_follows_from_delta() -> None:
+def test_a_sum_is_spared_where_the_gradient_follows_from_delta() -> None:
     (gradient,) = analysis_of("exp(s) / (exp(sink) + sum(exp(s)))", inputs={"sink": HEAD}).backward.inputs
     assert gradient.sums == ()
     assert "delta" in ir.names(gradient.value)

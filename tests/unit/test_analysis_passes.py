@@ -4,7 +4,7 @@ import pytest
 
 from attngen import ir, notation
 from attngen.schedule import Costs
-from tests.unit.made_up import HEAD, SOFTMAX, SOFTPLUS_L1, analysis_of, operations, plan_of, same_value, spec
+from tests.unit.made_up import HEAD, KEY, SOFTMAX, SOFTPLUS_L1, analysis_of, operations, plan_of, same_value, spec
 
 STANDARD = {"m": "mean(s)", "v": "mean((s - m) ** 2)", "z": "(s - m) / sqrt(v + 1e-5)"}
 PASSES = {
@@ -102,10 +102,11 @@ def test_costs_count_products() -> None:
     assert (staged.forward, staged.backward_query) == (3, 5)
 
 
-def test_a_term_that_is_the_same_for_all_keys_costs_no_product() -> None:
-    plan = plan_of(spec("p + beta", inputs={"beta": HEAD}, p=SOFTMAX))
+@pytest.mark.parametrize(("term", "products"), [("beta", 0), ("b", 0), ("b / (1 + j)", 0), ("b / (1 + i - j)", 1)])
+def test_a_term_that_is_the_same_for_all_rows_costs_no_product(term: str, products: int) -> None:
+    plan = plan_of(spec(f"p + {term}", inputs={"beta": HEAD, "b": KEY}, p=SOFTMAX))
     assert len(plan.analysis.forward.accumulators) == 2
-    assert plan.costs.forward == 2
+    assert plan.costs.forward == 2 + products
 
 
 def test_where_is_separated_by_its_branches() -> None:
