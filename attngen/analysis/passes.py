@@ -70,7 +70,7 @@ def stage(normalizer: ir.Normalizer) -> Staged:
 
 def _finish(weights: Sym, score: Sym, primitives: "_Primitives") -> Staged:
     scope = primitives.scope()
-    terms = separate(weights, scope)
+    terms = separate(weights, scope) or (Term(fn.ONE, fn.ZERO),)  # weights of zero are a term as well
     if sum(not scope.is_row(t.f) for t in terms) > MOST_OUTPUT_TERMS:
         terms = (Term(fn.ONE, weights),)
     weights = sy.Add(*(t.h * t.f for t in terms))  # separated, so that what cancels is gone
@@ -110,6 +110,8 @@ class _Primitives:
         if kind == "sum":
             return sy.Add(*(t.h * self._sum(t.f) for t in separate(body, scope)))
         offset, factor, rest = offset_and_factor(body, scope)
+        if rest.func is sy.exp:  # the exponent's extremum stays finite where the exponential doesn't
+            return offset + factor * sy.exp(self.value(kind, rest.args[0]))
         return offset if rest == 0 else offset + factor * self._primitive(kind, rest)
 
     def _sum(self, body: Sym) -> Sym:

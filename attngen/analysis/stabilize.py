@@ -120,6 +120,8 @@ def _where(expr: Sym) -> Scaled:
 def _logarithm(expr: Sym) -> Scaled:
     """An exponential that is known to be bounded is taken apart too: its logarithm stays finite when it underflows."""
     inner = scaled(expr.args[0].replace(fn.bounded_exp, sy.exp))
+    if inner.mantissa.func is fn.sigmoid:  # softplus doesn't underflow where sigmoid does
+        return Scaled(inner.exponent - fn.softplus(-inner.mantissa.args[0]), ZERO)
     return Scaled(sy.log(inner.mantissa) + inner.exponent, ZERO)
 
 

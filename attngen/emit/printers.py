@@ -127,6 +127,8 @@ def _lower_torch(expr: Expr) -> Expr:
     match expr:
         case Apply("clip", (x, low, high)):
             return ir.apply("min", ir.apply("max", x, low), high)
+        case Apply("where", (condition, Number() as a, Number() as b)):
+            return ir.apply("where_numbers", condition, a, b)
         case Apply("pow", (base, exponent)):
             return _lower_power(base, exponent, lambda b, p: ir.apply("pow", b, p))
     return expr
@@ -156,6 +158,9 @@ def _repeated(base: Expr, times: int) -> Expr:
 # Note [Opaque squares]: the arrangement flattens products; as an operation of its own a square stays one.
 _TRITON["square"] = "_square({0})"
 _TORCH["square"] = "torch.square({0})"
+
+# Of two numbers torch would make float32, whatever the precision of the computation is.
+_TORCH["where_numbers"] = "torch.where({0}, {1}, {2}).to(dtype)"
 
 _INFINITY = 'float("-inf")'
 TRITON = Printer(_TRITON, _lower_triton, _column_or_row, "tl.zeros([BLOCK_M, BLOCK_N], tl.float32)", _INFINITY)

@@ -1,0 +1,80 @@
+"""Formulas that once made a wrong module: what they compile to computes what torch computes, far out as well."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import attngen
+
+
+@pytest.fixture
+def op(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Callable[..., Tensor]]:
+    """The op of a formula of the weights."""
+    monkeypatch.setenv("ATTNGEN_CACHE_DIR", str(tmp_path / "cache"))
+
+    def load(weights: str) -> Callable[..., Tensor]:
+        spec = tmp_path / "attack.yaml"
+        spec.write_text(f"name: attack\nweights: {weights}\n")
+        return attngen.load(spec)
+
+    return load
+
+
+def tensors(dtype: torch.dtype, largest: float = 2.0) -> list[Tensor]:
+    """Query, key and value; the largest score has this size."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 6, 4, generator=generator, dtype=torch.float64) for _ in range(3))
+    query = query * (largest / (query @ key.mT / 2).abs().max())
+    return [x.to(dtype).requires_grad_() for x in (query, key, value)]
+
+
+def written_out(weights: Callable[[Tensor], Tensor], dtype: torch.dtype, largest: float) -> list[Tensor]:
+    """Output and gradients in float64, for the tensors of `dtype`."""
+    inputs = [x.detach().double().requires_grad_() for x in tensors(dtype, largest)]
+    query, key, value = inputs
+    return with_gradients(weights(query @ key.mT / 2) @ value, inputs)
+
+
+def with_gradients(out: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+    return [out.detach(), *torch.autograd.grad(out.sin().sum(), inputs)]
+
+
+@pytest.mark.parametrize("weights", ["0", "0 * s", "s - s"])
+def test_weights_of_zero(weights: str, op: Callable[[str], Callable[..., Tensor]]) -> None:
+    inputs = tensors(torch.float32)
+    for found in with_gradients(op(weights)(*inputs), inputs):
+        assert torch.equal(found, torch.zeros_like(found))
+
+
+def test_a_choice_of_numbers_in_float64(op: Callable[[str], Callable[..., Tensor]]) -> None:
+    inputs = tensors(torch.float64)
+    right = written_out(
+        lambda s: torch.where(s >= s.amax(-1, keepdim=True), 1.0, 0.1).double() + 0 * s, torch.float64, 2.0
+    )
+    for found, wanted in zip(with_gradients(op("where(s >= amax(s), 1, 0.1)")(*inputs), inputs), right, strict=True):
+        assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+FAR_OUT = {
+    "exp(s) / amax(exp(s))": lambda s: s.exp() / s.exp().amax(-1, keepdim=True),
+    "exp(-s) / (amax(exp(-s)) + sum(exp(-s)))": lambda s: (
+        (-s).exp() / ((-s).exp().amax(-1, keepdim=True) + (-s).exp().sum(-1, keepdim=True))
+    ),
+    "amin(exp(s)) / exp(s)": lambda s: s.exp().amin(-1, keepdim=True) / s.exp(),
+    "log(sigmoid(s)) / n": lambda s: torch.nn.functional.logsigmoid(s) / 6,
+    "log(sigmoid(s)) / sum(log(sigmoid(s)))": lambda s: (
+        torch.nn.functional.logsigmoid(s) / torch.nn.functional.logsigmoid(s).sum(-1, keepdim=True)
+    ),
+}
+
+
+@pytest.mark.parametrize("weights", FAR_OUT)
+@pytest.mark.parametrize("largest", [2.0, 150.0])
+def test_scores_far_out(weights: str, largest: float, op: Callable[[str], Callable[..., Tensor]]) -> None:
+    inputs = tensors(torch.float32, largest)
+    right = written_out(FAR_OUT[weights], torch.float32, largest)
+    for found, wanted in zip(with_gradients(op(weights)(*inputs), inputs), right, strict=True):
+        assert torch.allclose(found.double(), wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
