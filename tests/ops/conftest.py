@@ -1,4 +1,4 @@
-"""Ops are built once per session, into a cache of its own; products run on one thread: small ones take longer on two."""
+"""Ops are built into a cache of the session's own; products run on one thread: small ones take longer on two."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
