@@ -10,7 +10,7 @@ help:
 	@echo "make demo         build specs/sigmoid.yaml, verify the op, show what was made"
 	@echo "make test         linter, types, import layers, tests, and generated/ against specs/"
 	@echo "make test-gpu     the tests that need a GPU"
-	@echo "make test-triton VERSION=3.6.0   the kernel tests under another Triton"
+	@echo "make test-triton VERSION=3.6.0   the tests of kernels and of their tools under another Triton"
 	@echo "make golden       write the golden files anew; read the difference before you commit it"
 	@echo "make generated    build specs/ into generated/"
 	@echo "make wheel        dist/*.whl"
@@ -34,19 +34,19 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 
 test: lint
 	$(PYTEST) -n 2
 	$(BIN)/attngen build --check $(SPECS) -o generated
 
 test-gpu: venv
-	$(PYTEST) tests/gpu
+	$(PYTEST) -m gpu
 
 test-triton: venv
 	@test -n "$(VERSION)" || { echo "say which: make test-triton VERSION=3.6.0" >&2; exit 2; }
 	test -d .venv-triton/$(VERSION) || $(BIN)/python -m pip install -q --no-deps --target .venv-triton/$(VERSION) triton==$(VERSION)
-	PYTHONPATH=.venv-triton/$(VERSION) $(PYTEST) tests/kernels
+	PYTHONPATH=.venv-triton/$(VERSION) $(PYTEST) -n 2 -k kernels tests/kernels tests/ops tests/properties
 
 golden: venv
 	$(PYTEST) tests/golden --update-golden

@@ -1,14 +1,10 @@
-"""Tests of kernels run them in Triton's interpreter, on one thread: with more, small products take longer."""
+"""Kernels are interpreted on one thread: with more, small products take longer."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 
 import pytest
 import torch
 import triton
-
-from attngen.runtime.interpreter import interpreting
-from attngen.runtime.sanitizer import Sanitizer
 
 
 def pytest_report_header() -> str:
@@ -21,16 +17,3 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def interpret() -> Callable[..., AbstractContextManager[None]]:
-    """`with interpret(module):` runs the module's kernels on the CPU."""
-    return interpreting
-
-
-@pytest.fixture
-def sanitizer() -> Iterator[Sanitizer]:
-    """The test's kernels are checked for bounds, undefined lanes, races and elements that nobody wrote."""
-    with Sanitizer() as active:
-        yield active

@@ -45,6 +45,7 @@ def test_kernels_interpreted(name: str) -> None:
     assert report.passed, render(report)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", SHIPPED)
 def test_kernels_on_the_gpu(name: str) -> None:
