@@ -41,7 +41,12 @@ class Staged:
 
 def pass_needed(expr: Sym, pass_of: dict[Sym, int]) -> int:
     """The first pass in which every statistic that `expr` uses is known."""
-    return max((pass_of[s] + 1 for s in sy.attach(expr).free_symbols if s in pass_of), default=0)
+    return max((pass_of[s] + 1 for s in attached_symbols(expr) if s in pass_of), default=0)
+
+
+def attached_symbols(expr: Sym) -> set[Sym]:
+    """What `expr` uses, twins as their originals; attached as a whole, a statistic would cancel against its twin."""
+    return {sy.attach(symbol) for symbol in expr.free_symbols}
 
 
 def pair_symbols(normalizer: ir.Normalizer) -> frozenset[Sym]:
@@ -81,10 +86,10 @@ def _finish(weights: Sym, score: Sym, primitives: "_Primitives") -> Staged:
 
 def _needed(weights: Sym, statistics: tuple[Statistic, ...]) -> tuple[Statistic, ...]:
     """Cancellation leaves statistics that nothing uses any more."""
-    wanted = set(sy.attach(weights).free_symbols)
+    wanted = attached_symbols(weights)
     for statistic in reversed(statistics):
         if statistic.symbol in wanted:
-            wanted |= sy.attach(statistic.body).free_symbols
+            wanted |= attached_symbols(statistic.body)
     return tuple(s for s in statistics if s.symbol in wanted)
 
 

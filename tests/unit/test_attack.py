@@ -78,3 +78,17 @@ def test_scores_far_out(weights: str, largest: float, op: Callable[[str], Callab
     right = written_out(FAR_OUT[weights], torch.float32, largest)
     for found, wanted in zip(with_gradients(op(weights)(*inputs), inputs), right, strict=True):
         assert torch.allclose(found.double(), wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_a_statistic_beside_its_detached_twin(op: Callable[[str], Callable[..., Tensor]]) -> None:
+    """In value exp(s) / sum(exp(s)) * detach(sum(exp(s))) needs no sum, but its gradient does."""
+    inputs = tensors(torch.float64)
+
+    def straight_through(s: Tensor) -> Tensor:
+        total = s.exp().sum(-1, keepdim=True)
+        return s.exp() / total * total.detach()
+
+    right = written_out(straight_through, torch.float64, 2.0)
+    found = with_gradients(op("exp(s) / sum(exp(s)) * detach(sum(exp(s)))")(*inputs), inputs)
+    for mine, wanted in zip(found, right, strict=True):
+        assert torch.allclose(mine, wanted, rtol=1e-10, atol=1e-10)
