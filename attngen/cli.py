@@ -174,8 +174,10 @@ def list_specs() -> None:
 
     for path in catalog.shipped():
         spec = read_spec_file(path)
-        formula = notation.text(spec.weights)
-        click.echo(f"{click.style(spec.name, bold=True)}: {spec.title} ({spec.reference})\n    {formula}")
+        reference = f" ({spec.reference})" if spec.reference else ""
+        score = notation.text(spec.score)
+        click.echo(f"{click.style(spec.name, bold=True)}: {spec.title}{reference}")
+        click.echo(f"    {notation.text(spec.weights)}" + ("" if score == "scale * qk" else f", s = {score}"))
 
 
 @main.command()

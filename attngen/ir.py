@@ -136,14 +136,17 @@ class Normalizer:
 
 
 def number(value: int | float | str | Fraction) -> Number:
+    """An exact number."""
     return Number(Fraction(value))
 
 
 def apply(op: str, *args: Expr) -> Apply:
+    """`op` of formulas; that their number fits `ARITY` is not checked."""
     return Apply(op, args)
 
 
 def children(expr: Expr) -> tuple[Expr, ...]:
+    """The formulas right below a node, in order."""
     match expr:
         case Apply(args=args):
             return args
@@ -166,6 +169,7 @@ def names(expr: Expr) -> frozenset[str]:
 
 
 def with_children(expr: Expr, new: tuple[Expr, ...]) -> Expr:
+    """The node over other children, as many as it has; its place in the spec stays."""
     match expr:
         case Apply(op, _, span):
             return Apply(op, new, span)

@@ -15,6 +15,7 @@ T = TypeVar("T")
 
 
 def readable_names(analysis: Analysis, normalizer: ir.Normalizer) -> Analysis:
+    """The same analysis, with names that neither the spec's inputs nor the builtins have."""
     taken = {i.name for i in normalizer.inputs} | set(ir.BUILTINS)
     return _renamed(analysis, _choose(sorted(_found(analysis)), taken))
 

@@ -68,6 +68,8 @@ class RowStatistic:
 
 @dataclass(frozen=True, slots=True)
 class ForwardPass:
+    """One walk over the keys. `statistics` are known when it ends, one for each carry, in the same order."""
+
     pivots: tuple[Pivot, ...]
     carries: tuple[Carry, ...]
     statistics: tuple[RowStatistic, ...]
@@ -139,6 +141,8 @@ class Adjoint:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
+    """All that the later stages know of a normalizer's mathematics."""
+
     kind: str  # elementwise, ratio, shift-invariant ratio, affine, staged
     score: Expr
     forward: Forward

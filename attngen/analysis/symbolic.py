@@ -78,6 +78,7 @@ class Statistic:
 
 
 def symbol(name: str, **assumptions: bool) -> Sym:
+    """A real symbol."""
     return sp.Symbol(name, real=True, **assumptions)
 
 
@@ -131,6 +132,7 @@ def thaw(expr: ir.Expr, found: Thawed, detached: bool = False) -> Sym:
 
 
 def twins_of(expr: Sym) -> Sym:
+    """The formula with every symbol detached. See Note [Detached twins]."""
     return expr.xreplace({s: twin(s) for s in expr.free_symbols if not s.name.endswith("'")})
 
 

@@ -28,6 +28,8 @@ _KINDS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
+    """One instruction, at its address in bytes (AMD: its number)."""
+
     address: int
     opcode: str
     jumps_to: int | None = None  # for branches
@@ -47,6 +49,8 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class MachineCode:
+    """What one kernel's machine code asks of the hardware."""
+
     registers: int  # per thread, at launch
     stack: int  # bytes per thread
     instructions: tuple[Instruction, ...]
@@ -73,6 +77,7 @@ def read_machine_code(compiled: Any) -> MachineCode:
 
 
 def disassembled(cubin: bytes) -> str:
+    """The SASS of a cubin and its resources, as cuobjdump prints them."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -85,6 +90,7 @@ _SASS_LINE = re.compile(r"/\*([0-9a-f]{4,6})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)
 
 
 def parse_sass(text: str) -> MachineCode:
+    """What cuobjdump printed, read; `-res-usage` is needed."""
     usage = re.search(r"REG:(\d+) STACK:(\d+)", text)
     assert usage is not None, "cuobjdump says nothing of the kernel's resources"
     return MachineCode(int(usage[1]), int(usage[2]), tuple(map(_sass_instruction, _SASS_LINE.finditer(text))))

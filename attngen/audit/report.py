@@ -80,6 +80,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
+    """All rows of one op, and the Triton that compiled them."""
+
     name: str
     triton: str
     rows: tuple[Row, ...]

@@ -13,12 +13,16 @@ from attngen.emit.statements import InputUse, PassText, Uses
 
 @dataclass(frozen=True, slots=True)
 class Term:
+    """An accumulator, and the text of its factor in the output."""
+
     name: str
     factor: str
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
+    """What follows the last pass: lines, and the output as a sum of terms."""
+
     lines: tuple[str, ...]
     terms: tuple[Term, ...]
 
@@ -44,6 +48,8 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Epilogue:
+    """What follows the loop of a backward kernel: lines, and the text of the factor on dQ or dK."""
+
     lines: tuple[str, ...]
     factor: str
 
@@ -70,6 +76,8 @@ class KernelUse:
 
 @dataclass(frozen=True, slots=True)
 class RowValue:
+    """What the key and pair kernels read per row, and the launcher's text for it."""
+
     name: str
     source: str
 
@@ -141,6 +149,8 @@ class PortableText:
 
 @dataclass(frozen=True, slots=True)
 class Flops:
+    """Products over D and over Dv that the FLOP formula counts for the forward."""
+
     forward_qk: int
     forward_pv: int
 

@@ -13,6 +13,7 @@ def docstring_text(text: str) -> str:
 
 
 def input_doc(spec_input: ir.Input) -> str:
+    """Shape, default and gradient of an input, in a sentence."""
     shape = ", ".join(_AXIS_SIZES[axis] for axis in spec_input.axes)
     text = f"({shape})" if shape else "a scalar"
     text += ", or what broadcasts to it; a tensor or a number."
@@ -44,6 +45,7 @@ def glossary(plan: OpPlan) -> tuple[str, ...]:
 
 
 def forward_formulas(plan: OpPlan) -> tuple[str, ...]:
+    """The forward as derived, a line per quantity."""
     forward = plan.analysis.forward
     lines = [line for number, this in enumerate(forward.passes, 1) for line in _pass_formulas(number, this)]
     lines += [f"{a.name} = sum({_times('v', a)})" for a in forward.accumulators]
@@ -73,6 +75,7 @@ def _carry_formula(carry: Carry) -> str:
 
 
 def backward_formulas(plan: OpPlan) -> tuple[str, ...]:
+    """The backward as derived, a line per quantity."""
     backward = plan.analysis.backward
     lines = [f"{s.name} = sum({notation.text(s.body)})" for s in backward.prepass]
     lines += [f"p = {notation.text(backward.weights)}", f"dqk = {notation.text(backward.dqk)}"]

@@ -19,10 +19,12 @@ TEMPLATE = "module.py.jinja"
 
 
 def templates_dir() -> Path:
+    """The folder of the templates."""
     return data_dir() / "templates"
 
 
 def environment() -> jinja2.Environment:
+    """The jinja2 environment of all templates."""
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(templates_dir()),
         undefined=jinja2.StrictUndefined,

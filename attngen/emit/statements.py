@@ -117,6 +117,7 @@ class PassText:
 
 
 def input_level(spec_input: ir.Input) -> str:
+    """What an input varies with inside one head: uniform, row, key or pair."""
     row, key = "query" in spec_input.axes, "key" in spec_input.axes
     return "pair" if row and key else "row" if row else "key" if key else "uniform"
 

@@ -31,6 +31,7 @@ th { color: var(--soft); font-weight: 600; }
 
 
 def as_html(document: Document) -> str:
+    """The document as one HTML page."""
     title = escape(document.title)
     reference = f'<p class="reference">{escape(document.reference)}</p>\n' if document.reference else ""
     body = "\n".join(_section(section, document.symbols) for section in document.sections)

@@ -33,6 +33,7 @@ class Program:
 
 
 def program(expr: ir.Expr) -> Program:
+    """The formula as steps; equal subformulas are one step."""
     found: dict[Step, int] = {}
     _append(expr, found)
     return Program(tuple(found))

@@ -25,6 +25,7 @@ def parse(text: str, path: str) -> RawSpec:
 
 
 def check_size(size: int) -> None:
+    """Raises SpecError for a spec that is larger than `limits.FILE_BYTES`."""
     if size > limits.FILE_BYTES:
         message = f"the spec has {size} bytes"
         raise SpecError((Diagnostic(message, None, f"at most {limits.FILE_BYTES} bytes"),))

@@ -29,6 +29,7 @@ class Source:
 
 
 def source(text: str) -> Source:
+    """The text with the places of its lines; characters are checked by `refused`."""
     starts = [0]
     for line in text.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
@@ -56,6 +57,7 @@ def refused(text: str) -> int | None:
 
 
 def character_mistake(read: Source, offset: int) -> Diagnostic:
+    """What is wrong with the refused character at `offset`."""
     return Diagnostic(
         f"the character {described(read.text[offset])} can't stand in a spec",
         read.span(offset, offset + 1),

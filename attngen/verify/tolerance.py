@@ -144,6 +144,7 @@ def _difference(one: Results, other: Results) -> Results:
 
 
 def differentiable(normalizer: ir.Normalizer) -> frozenset[str]:
+    """The inputs that have a gradient."""
     return frozenset(source.name for source in normalizer.inputs if source.grad)
 
 

@@ -30,7 +30,9 @@ def test_list_names_every_shipped_spec() -> None:
     assert shown.exit_code == 0
     for path in catalog.shipped():
         assert f"{path.stem}: " in shown.stdout
-    assert "exp(s) / sum(exp(s))" in shown.stdout
+    assert "    exp(s) / sum(exp(s))\n" in shown.stdout
+    assert "exp(s) / sum(exp(s)), s = 50 * tanh(scale * qk / 50)\n" in shown.stdout
+    assert "()" not in shown.stdout
 
 
 def test_the_schema_is_json() -> None:
