@@ -14,9 +14,9 @@ With several terms one product could be had from delta = sum_t h_t (dO . A_t) an
 affine-scaled softmax outweighs alpha, the difference cancels, all the more if O was rounded to bf16.
 
 # Note [Relative adjoints]
-A statistic that is carried relative to a pivot may itself be far beyond fp32's range, and so may its adjoint. So what is
-summed over the keys is dg_l/dr_k u_k / u_l with the statistics' units u (`Carries.unit`), and what stands outside of the
-sum is dr_l u_l / u_k: each of ordinary size.
+A statistic that is carried relative to a pivot may itself be far beyond fp32's range, and so may its adjoint. So what
+is summed over the keys is dg_l/dr_k u_k / u_l with the statistics' units u (`Carries.unit`), and what stands outside of
+the sum is dr_l u_l / u_k: each of ordinary size.
 """
 
 from dataclasses import dataclass, field
