@@ -90,10 +90,13 @@ class minimum(RealFunction):
 
 
 class clip(RealFunction):
+    """Where the bounds meet or are crossed, the value is the upper one; at a meeting torch gives neither a slope."""
+
     def fdiff(self, argindex: int = 1) -> Sym:
         x, low, high = self.args
         inside = and_(ge(x, low), ge(high, x))
-        return where((inside, gt(low, x), gt(x, high))[argindex - 1], ONE, ZERO)
+        below, above = and_(gt(low, x), gt(high, low)), or_(gt(x, high), gt(low, high))
+        return where((inside, below, above)[argindex - 1], ONE, ZERO)
 
 
 class bounded_exp(RealFunction):

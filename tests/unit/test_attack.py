@@ -92,3 +92,26 @@ def test_a_statistic_beside_its_detached_twin(op: Callable[[str], Callable[..., 
     found = with_gradients(op("exp(s) / sum(exp(s)) * detach(sum(exp(s)))")(*inputs), inputs)
     for mine, wanted in zip(found, right, strict=True):
         assert torch.allclose(mine, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_bounds_that_meet(op: Callable[[str], Callable[..., Tensor]]) -> None:
+    """A row that sees one key: its extrema are the score itself, whatever its sign."""
+    inputs = tensors(torch.float64)
+
+    def one_key(s: Tensor) -> Tensor:
+        return torch.eye(6, dtype=s.dtype) * s.clamp(s / 2, s / 2)
+
+    right = written_out(one_key, torch.float64, 2.0)
+    found = with_gradients(op("clip(s, amin(s) / 2, amax(s) / 2)")(*inputs, window=0), inputs)
+    for mine, wanted in zip(found, right, strict=True):
+        assert torch.allclose(mine, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_bounds_that_cross(op: Callable[[str], Callable[..., Tensor]]) -> None:
+    inputs = tensors(torch.float64)
+    right = written_out(
+        lambda s: s.clamp(1 + s.amax(-1, keepdim=True), 1 + s.amin(-1, keepdim=True)), torch.float64, 2.0
+    )
+    found = with_gradients(op("clip(s, 1 + amax(s), 1 + amin(s))")(*inputs), inputs)
+    for mine, wanted in zip(found, right, strict=True):
+        assert torch.allclose(mine, wanted, rtol=1e-10, atol=1e-10)
