@@ -1,0 +1,184 @@
+"""One graph of Dynamo's: every attention in it that can be lifted is replaced by a fused op.
+
+Whatever goes wrong on the way leaves the place as it was: a compilation never fails, and never changes what a model
+computes, because of this module.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx
+
+from attngen import ir
+from attngen.api import request_digest
+from attngen.catalog import SpecText
+from attngen.diagnostics import InternalError, SpecError
+from attngen.dynamo import agree
+from attngen.dynamo.contraction import is_contraction
+from attngen.dynamo.lifted import Lifted, Version, lift, versions
+from attngen.dynamo.nodes import Hints, NotAttention, NotLifted, is_symbolic, name_of, place_of, tensor_of
+from attngen.dynamo.region import Region, candidates, cut
+from attngen.dynamo.report import CompileReport, Replaced, Skipped
+from attngen.dynamo.rewrite import check_sizes, replace
+from attngen.dynamo.spelled_out import COMPOSITES, spell_out
+from attngen.pipeline import Compilation, compile_spec
+from attngen.runtime.loader import load_built
+from attngen.spec.lower import read_spec
+
+_LOG = logging.getLogger("attngen")
+
+
+def fuse(module: fx.GraphModule, report: CompileReport) -> None:
+    """Replace attention in the module and in those that it calls, in place."""
+    for inner in module.modules():
+        if isinstance(inner, fx.GraphModule):
+            _fuse_graph(inner.graph, report)
+            inner.recompile()
+
+
+def _fuse_graph(graph: fx.Graph, report: CompileReport) -> None:
+    for node in list(graph.nodes):
+        if name_of(node) in COMPOSITES and node.users:
+            _try(lambda node=node: _fuse_composite(node), node, report)  # type: ignore[misc]
+    for node in [n for n in graph.nodes if is_contraction(n)]:
+        _try(lambda node=node: _fuse_second(node), node, report)  # type: ignore[misc]
+
+
+def _try(attempt: Callable[[], Replaced | None], node: fx.Node, report: CompileReport) -> None:
+    where = place_of(node)
+    try:
+        replaced = attempt()
+    except NotAttention as reason:
+        _LOG.debug("%s: not attention: %s", where, reason)
+    except NotLifted as reason:
+        _skip(report, where, str(reason))
+    except Exception as error:  # the model must compile whatever happens here
+        _LOG.debug("%s", where, exc_info=True)
+        _skip(report, where, f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
+    else:
+        if replaced is not None:
+            _LOG.info("fused %s", replaced)
+            report.replaced.append(replaced)
+
+
+def _skip(report: CompileReport, where: str, why: str) -> None:
+    _LOG.info("not fused %s: %s", where, why)
+    report.skipped.append(Skipped(where, why))
+
+
+def _fuse_composite(node: fx.Node) -> Replaced | None:
+    """Attention in one node: spelled out beside it, fused, and if that fails gone again."""
+    spelled = spell_out(node)
+    try:
+        assert spelled.second is not None
+        replaced = _fuse_second(spelled.second)
+    except BaseException:
+        spelled.remove()
+        raise
+    spelled.take_over()
+    return replaced
+
+
+def _fuse_second(second: fx.Node) -> Replaced | None:
+    """Try every first contraction that `second` may go with. The last reason is raised if none does."""
+    reason: NotLifted | None = None
+    for scores, weights, value in candidates(second):
+        try:
+            return _fuse_region(cut(second, scores, weights, value))
+        except NotAttention as error:
+            reason = reason or error
+        except NotLifted as error:
+            reason = error
+    if reason is not None:
+        raise reason
+    return None
+
+
+def _fuse_region(region: Region) -> Replaced:
+    hints = Hints()
+    lifted = lift(region, hints)
+    check_sizes(lifted)
+    static = _static_atoms(region, lifted)
+    reason: NotLifted | None = None
+    for version in versions(lifted):
+        try:
+            _LOG.debug("trying %s", version)
+            attention = _checked(version, lifted, region)
+        except NotLifted as error:
+            reason = error
+            continue
+        where = place_of(region.second)
+        replace(region, lifted, version, attention, static)
+        return Replaced(where, version.spec, _mask_text(version))
+    raise reason or NotLifted("no formula")
+
+
+def _checked(version: Version, lifted: Lifted, region: Region) -> Callable[..., Any]:
+    """The version's op, which agrees with the region."""
+    try:
+        normalizer: ir.Normalizer = read_spec(version.spec, "<lifted>")
+    except SpecError as error:
+        raise NotLifted(f"the formula is refused: {error.diagnostics[0].message}") from error
+    empty_rows = _may_be_empty(version, lifted, region)
+    agree.check_formula(version, normalizer, lifted, empty_rows=empty_rows)
+    _check_dynamic(version, region)
+    attention = _built(version.spec)
+    agree.check_op(version, attention, lifted, empty_rows=empty_rows)
+    return attention
+
+
+def _may_be_empty(version: Version, lifted: Lifted, region: Region) -> bool:
+    """Whether a row may see no key, for the sizes that the graph is for."""
+    geometry = lifted.geometry
+    n_q, n_k = (max((atom.size for atom in dim), default=1) for dim in (geometry.rows, geometry.keys))
+    if not bool(version.band.seen(n_q, n_k).any(-1).all()):
+        return True
+    sizes = [str(size) for size in tensor_of(region.scores).shape if is_symbolic(size)]
+    return version.band.may_be_empty and len(set(sizes)) > 1
+
+
+def _check_dynamic(version: Version, region: Region) -> None:
+    """What was lifted with the sizes at hand must come out the same with others, where sizes are dynamic."""
+    nodes = (*region.nodes, *region.leaves)
+    sizes = [size for node in nodes for size in getattr(node.meta.get("example_value"), "shape", ())]
+    if not any(is_symbolic(size) for size in sizes):
+        return
+    again = lift(region, Hints(factor=2))
+    if not any(other.spec == version.spec and other.band == version.band for other in versions(again)):
+        raise NotLifted("a formula or a mask that depends on a dynamic size")
+
+
+def _static_atoms(region: Region, lifted: Lifted) -> set[str]:
+    """Names of the axes whose sizes are numbers."""
+    geometry = lifted.geometry
+    groups = [*geometry.pair_dims, geometry.depth, geometry.channel]
+    atoms = {atom.name: atom.size for group in groups for atom in group}
+    shapes = [*tensor_of(region.scores).shape, *tensor_of(region.second).shape]
+    if not any(is_symbolic(size) for size in shapes):
+        return set(atoms)
+    again = lift(region, Hints(factor=2)).geometry
+    others = {atom.name: atom.size for g in (*again.pair_dims, again.depth, again.channel) for atom in g}
+    return {name for name, size in atoms.items() if others.get(name) == size}
+
+
+def _built(spec: str) -> Callable[..., Any]:
+    """The op of the spec, from the disk if it was built before."""
+    text = SpecText("<lifted>", spec)
+
+    def build() -> Compilation:
+        return compile_spec(spec, text.path, {})
+
+    try:
+        name, module = load_built(request_digest(text, {}), build)
+    except (SpecError, InternalError) as error:
+        raise NotLifted(f"the formula can't be compiled: {str(error).splitlines()[0]}") from error
+    attention: Callable[..., Any] = getattr(module, f"{name}_attention")
+    return attention
+
+
+def _mask_text(version: Version) -> str:
+    band = version.band
+    if band.everything:
+        return ""
+    return f"window ({band.left}, {band.right}), {band.alignment}"

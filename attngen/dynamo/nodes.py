@@ -1,0 +1,92 @@
+"""Reading single nodes of Dynamo's graph: what they are called, the values they stood for when the graph was made, and
+sizes as numbers. It changes nothing.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+IN_PLACE_OPERATORS = {"iadd", "isub", "imul", "itruediv", "ipow", "imatmul", "iand", "ior", "ixor", "setitem"}
+MODES = {"_set_grad_enabled", "_enter_autocast", "_exit_autocast", "set_grad_enabled"}
+LAYOUT = {
+    "view", "reshape", "transpose", "permute", "contiguous", "clone", "expand", "expand_as", "unsqueeze", "squeeze",
+    "flatten", "unflatten", "to", "float", "half", "bfloat16", "double", "type_as", "getattr", "getitem", "swapaxes",
+    "t", "view_as", "movedim", "chunk", "split", "unbind", "repeat_interleave", "size",
+}  # fmt: skip
+
+
+class NotLifted(Exception):
+    """This place of the graph stays as it was; the message says why."""
+
+
+class NotAttention(NotLifted):
+    """This place doesn't even look like attention, so that no report mentions it."""
+
+
+def name_of(node: fx.Node) -> str:
+    """The name "matmul" for torch.matmul, operator.matmul and Tensor.matmul alike; empty for inputs and outputs."""
+    if node.op == "call_method":
+        return str(node.target)
+    return str(getattr(node.target, "__name__", "")) if node.op == "call_function" else ""
+
+
+def value_of(node: Any) -> Any:
+    """The fake tensor, or the number, that stands for the node's result."""
+    if not isinstance(node, fx.Node):
+        return node
+    return node.meta.get("example_value", node.meta.get("val"))
+
+
+def tensor_of(node: Any) -> Tensor:
+    value = value_of(node)
+    if not isinstance(value, Tensor):
+        raise NotLifted(f"{node} is not a tensor")
+    return value
+
+
+def mutates(node: fx.Node) -> bool:
+    """Whether the node may change a tensor that exists already."""
+    name = name_of(node)
+    named = name.endswith("_") and not name.endswith("__") and name not in ("and_", "or_", "not_", "is_")
+    in_place = named or name in IN_PLACE_OPERATORS
+    return in_place or bool(node.kwargs.get("inplace")) or "out" in node.kwargs
+
+
+def place_of(node: fx.Node) -> str:
+    """file:line of the model's own code that the node came from."""
+    trace = node.stack_trace or ""
+    lines = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
+    if not lines:
+        return node.name
+    parts = lines[-1].split('"')
+    return f"{parts[1]}:{parts[2].split('line ')[1].split(',')[0].strip()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """Symbolic sizes as numbers: those that the graph was made with, times a factor."""
+
+    factor: int = 1
+
+    def size(self, value: Any) -> int:
+        return int(self.number(value))
+
+    def number(self, value: Any) -> int | float:
+        if not isinstance(value, torch.SymInt | torch.SymFloat):
+            return value  # type: ignore[no-any-return]
+        expr, shapes = value.node.expr, value.node.shape_env
+        hint = getattr(shapes, "guarding_hint_or_throw", None) or shapes.size_hint
+        try:
+            known = expr.subs({symbol: int(hint(symbol)) * self.factor for symbol in expr.free_symbols})
+        except Exception as error:
+            raise NotLifted("a size that depends on data") from error
+        return int(known) if isinstance(value, torch.SymInt) else float(known)
+
+    def shape(self, tensor: Tensor) -> tuple[int, ...]:
+        return tuple(self.size(size) for size in tensor.shape)
+
+
+def is_symbolic(value: Any) -> bool:
+    return isinstance(value, torch.SymInt | torch.SymFloat) and not value.node.is_constant()

@@ -1,0 +1,132 @@
+"""Finding the places of Dynamo's graph that look like attention: two contractions, and all that lies between.
+
+A region is cut out so that nothing but its end is read from outside, and nothing in between changes a tensor. What it
+computes is not asked here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import fx
+
+from attngen.dynamo.contraction import is_contraction, operands
+from attngen.dynamo.nodes import LAYOUT, MODES, NotAttention, NotLifted, mutates, name_of
+
+_BARRIERS = {"linear", "addmm", "conv1d", "conv2d", "layer_norm", "embedding", "scaled_dot_product_attention"}
+_TAIL = {"truediv", "div", "divide", "true_divide", "mul", "multiply"}
+_TAIL_STEPS = 6  # nodes behind the second contraction among which a late normalization is looked for
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """`nodes` from `scores`, the first contraction, to `end`, in the graph's order; `leaves` are read from outside."""
+
+    scores: fx.Node
+    second: fx.Node
+    weights: fx.Node
+    value: fx.Node
+    end: fx.Node
+    nodes: tuple[fx.Node, ...]
+    leaves: tuple[fx.Node, ...]
+
+
+def candidates(second: fx.Node) -> Iterator[tuple[fx.Node, fx.Node, fx.Node]]:
+    """(first contraction, weights, value) for every way in which `second` may be attention's second product."""
+    tensors = operands(second)
+    if len(tensors) != 2 or name_of(second) == "baddbmm":
+        return
+    for weights, value in (tensors, tensors[::-1]):
+        for scores in _first_contractions(weights):
+            yield scores, weights, value
+
+
+def _first_contractions(weights: fx.Node) -> Iterator[fx.Node]:
+    """Contractions above, nearest first, that no other one hides."""
+    todo, seen = [weights], {weights}
+    while todo:
+        node = todo.pop(0)
+        if is_contraction(node):
+            yield node
+        elif name_of(node) not in _BARRIERS:
+            above = [n for n in node.all_input_nodes if n not in seen]
+            seen.update(above)
+            todo += above
+
+
+def cut(second: fx.Node, scores: fx.Node, weights: fx.Node, value: fx.Node) -> Region:
+    """The region between two contractions. Raises NotLifted where something else reads or changes its tensors."""
+    order = {node: position for position, node in enumerate(second.graph.nodes)}
+    below = _below(scores, order)
+    if value in below:
+        raise NotAttention("the values depend on the scores")
+    end = _end(second, below)
+    inside = _above(end, below)
+    nodes = tuple(sorted(inside, key=order.__getitem__))
+    if all(name_of(node) in LAYOUT or node in (scores, second) for node in nodes):
+        raise NotAttention("nothing between two products")
+    _check(nodes, end, [n for n in order if order[scores] < order[n] < order[end]])
+    kept = {scores, second}
+    leaves = dict.fromkeys(n for node in nodes if node not in kept for n in node.all_input_nodes if n not in inside)
+    if name_of(scores) == "baddbmm" and isinstance(scores.args[0], fx.Node):
+        leaves[scores.args[0]] = None
+    return Region(scores, second, weights, value, end, nodes, tuple(leaves))
+
+
+def _below(scores: fx.Node, order: dict[fx.Node, int]) -> set[fx.Node]:
+    """All that depends on the scores."""
+    below = {scores}
+    for node in list(order)[order[scores] :]:
+        if any(n in below for n in node.all_input_nodes):
+            below.add(node)
+    return below
+
+
+def _above(end: fx.Node, below: set[fx.Node]) -> set[fx.Node]:
+    """What `end` needs of it."""
+    found, todo = {end}, [end]
+    while todo:
+        new = [n for n in todo.pop().all_input_nodes if n in below and n not in found]
+        found.update(new)
+        todo += new
+    return found
+
+
+def _end(second: fx.Node, below: set[fx.Node]) -> fx.Node:
+    """`second`, or the product or quotient behind it that still uses the scores: a normalization that comes late."""
+    end, node = second, second
+    for _ in range(_TAIL_STEPS):
+        users = list(node.users)
+        if len(users) != 1 or not (name_of(users[0]) in _TAIL or name_of(users[0]) in LAYOUT):
+            break
+        others = [n for n in users[0].all_input_nodes if n is not node and n in below]
+        node = users[0]
+        if others and name_of(node) in _TAIL:
+            end = node
+    return end
+
+
+def _check(nodes: tuple[fx.Node, ...], end: fx.Node, between: list[fx.Node]) -> None:
+    inside = set(nodes)
+    if any(is_contraction(node) or name_of(node) in _BARRIERS for node in nodes[1:] if not _is_second(node, nodes)):
+        raise NotAttention("another product in between")
+    for node in nodes:
+        if node is not end and any(user not in inside for user in node.users):
+            raise NotLifted(f"'{node}' ({name_of(node)}) is used elsewhere")
+        if name_of(node) == "dropout" and _drops(node):
+            raise NotLifted("dropout in training")
+    changed = next((node for node in between if mutates(node)), None)
+    if changed is not None:
+        raise NotLifted(f"'{changed}' ({name_of(changed)}) changes a tensor in place")
+    if any(name_of(node) in MODES for node in between):
+        raise NotLifted("the gradient or autocast mode changes in between")
+
+
+def _is_second(node: fx.Node, nodes: tuple[fx.Node, ...]) -> bool:
+    contractions = [n for n in nodes if is_contraction(n)]
+    return len(contractions) == 2 and node is contractions[1]
+
+
+def _drops(node: fx.Node) -> bool:
+    names = ("input", "p", "training", "inplace")
+    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    return bool(given.get("training", True)) and bool(given.get("p", 0.5) != 0)
