@@ -171,6 +171,8 @@ def freeze(expr: Sym) -> ir.Expr:
         return ir.apply("div", *map(freeze, expr.args))
     if expr.func in _FREEZE:
         return ir.Apply(_FREEZE[expr.func], tuple(freeze(argument) for argument in expr.args))
+    if expr.has(sp.nan, sp.zoo, sp.oo, -sp.oo):  # such as the slope of 0 ** x
+        raise SpecError((Diagnostic("this formula or its gradient has no finite value"),))
     raise InternalError("a sympy expression that the formula language lacks", str(expr))
 
 
@@ -230,12 +232,12 @@ def _nary(op: str, parts: list[ir.Expr]) -> ir.Expr:
 
 
 def spell(expr: Sym) -> Sym:
-    """Spell 1 / (1 + exp(x)), log(1 + exp(x)) and exp(x) - 1 as the functions that compute them without overflow."""
+    """Spell 1 / (1 + exp(x)), 1 - sigmoid(x), log(1 + exp(x)), exp(x) - 1 without overflow and cancellation."""
     if not expr.args:
         return expr
     expr = expr.func(*map(spell, expr.args))
     if expr.is_Add:
-        return _spell_expm1(expr)
+        return _spell_difference(expr)
     if expr.is_Pow and expr.exp.is_Integer and expr.exp < 0:
         x = _one_plus_exp(expr.base)
         return expr if x is None else sigmoid(-x) ** -expr.exp
@@ -258,8 +260,10 @@ def _one_plus_exp(expr: Sym) -> Sym:
     return None
 
 
-def _spell_expm1(expr: Sym) -> Sym:
+def _spell_difference(expr: Sym) -> Sym:
     constant, rest = expr.as_coeff_Add()
+    if constant == 1 and (-rest).func is sigmoid:  # exact where sigmoid is one
+        return sigmoid(-(-rest).args[0])
     for term in sp.Add.make_args(rest):
         plus, minus = term.func is sp.exp, (-term).func is sp.exp
         if (plus and constant == -1) or (minus and constant == 1):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import attngen
+from attngen.diagnostics import SpecError
 
 
 @pytest.fixture
@@ -64,6 +65,7 @@ FAR_OUT = {
         (-s).exp() / ((-s).exp().amax(-1, keepdim=True) + (-s).exp().sum(-1, keepdim=True))
     ),
     "amin(exp(s)) / exp(s)": lambda s: s.exp().amin(-1, keepdim=True) / s.exp(),
+    "log(1 - sigmoid(s)) / n": lambda s: torch.nn.functional.logsigmoid(-s) / 6,
     "log(sigmoid(s)) / n": lambda s: torch.nn.functional.logsigmoid(s) / 6,
     "log(sigmoid(s)) / sum(log(sigmoid(s)))": lambda s: (
         torch.nn.functional.logsigmoid(s) / torch.nn.functional.logsigmoid(s).sum(-1, keepdim=True)
@@ -115,3 +117,8 @@ def test_bounds_that_cross(op: Callable[[str], Callable[..., Tensor]]) -> None:
     found = with_gradients(op("clip(s, 1 + amax(s), 1 + amin(s))")(*inputs), inputs)
     for mine, wanted in zip(found, right, strict=True):
         assert torch.allclose(mine, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_a_gradient_that_is_nowhere_finite(op: Callable[[str], Callable[..., Tensor]]) -> None:
+    with pytest.raises(SpecError, match="no finite value"):
+        op("0 ** relu(s)")
