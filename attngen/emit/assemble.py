@@ -85,7 +85,6 @@ class _Assembly:
             input_axes=tuple(i.axes for i in normalizer.inputs),
             gradient_places=tuple((self.positions[g.name], g.level) for g in self.gradient_order()),
             uses_math=any(p.pivots or any(c.kind != "sum" for c in p.carries) for p in plan.analysis.forward.passes),
-            flops=ct.Flops(1, 1),
         )
 
     def gradient_order(self) -> tuple[InputGradient, ...]:

@@ -148,14 +148,6 @@ class PortableText:
 
 
 @dataclass(frozen=True, slots=True)
-class Flops:
-    """Products over D and over Dv that the FLOP formula counts for the forward."""
-
-    forward_qk: int
-    forward_pv: int
-
-
-@dataclass(frozen=True, slots=True)
 class ModuleContext:
     """Everything that `templates/module.py.jinja` uses."""
 
@@ -190,4 +182,3 @@ class ModuleContext:
     input_axes: tuple[tuple[str, ...], ...]
     gradient_places: tuple[tuple[int, str], ...]  # (input, level) of each result of the backward behind dV
     uses_math: bool
-    flops: Flops
