@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._subclasses import FakeTensor
 
 from attngen.dynamo.layout import Atom, Dims, steps_to
 from attngen.dynamo.lifted import Lifted, Version
-from attngen.dynamo.nodes import NotLifted, tensor_of, value_of
+from attngen.dynamo.nodes import Hints, NotLifted, tensor_of, value_of
 from attngen.dynamo.region import Region
 
 _LARGEST_HEAD_DIM = 256  # of the op
@@ -53,14 +54,37 @@ def replace(
         return atom.size if atom.name in static else -1
 
     graph = region.end.graph
-    with graph.inserting_before(region.end):
-        builder = _Builder(graph, size)
-        fused = _call(builder, region, lifted, version, attention)
+    before = set(graph.nodes)
+    try:
+        with graph.inserting_before(region.end):
+            fused = _call(_Builder(graph, size), region, lifted, version, attention)
+        _rehearse([node for node in graph.nodes if node not in before], fused, tensor_of(region.end))
+    except Exception as error:
+        for node in reversed([node for node in graph.nodes if node not in before]):
+            graph.erase_node(node)
+        raise NotLifted(f"the op refuses the call: {error}") from error
     fused.meta = dict(region.end.meta)
     region.end.replace_all_uses_with(fused)
     for node in reversed(region.nodes):
         graph.erase_node(node)
     return fused
+
+
+def _rehearse(nodes: list[fx.Node], fused: fx.Node, wanted: Tensor) -> None:
+    """Run the new nodes on fake tensors: what the op would refuse must not reach the inner backend."""
+    if not isinstance(wanted, FakeTensor):
+        return
+    values: dict[fx.Node, Any] = {}
+    with wanted.fake_mode, torch.no_grad():
+        for node in nodes:
+            args: Any = fx.map_arg(node.args, lambda n: values.get(n, value_of(n)))
+            kwargs: Any = fx.map_arg(node.kwargs, lambda n: values.get(n, value_of(n)))
+            method = node.op == "call_method"
+            run: Any = getattr(args[0], str(node.target)) if method else node.target
+            values[node] = run(*(args[1:] if method else args), **kwargs)
+    got, hints = values[fused], Hints()
+    if (hints.shape(got), got.dtype, got.device) != (hints.shape(wanted), wanted.dtype, wanted.device):
+        raise NotLifted(f"it gives {got.dtype} of shape {tuple(got.shape)} on {got.device}")
 
 
 def _call(
