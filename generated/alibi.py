@@ -1160,7 +1160,9 @@ def _check_sizes(query: Tensor, key: Tensor, value: Tensor) -> None:
     if value.shape[1:3] != key.shape[1:3]:
         found = f"of {value.shape[1]} heads and length {value.shape[2]}"
         _fail("value", found, f"{key.shape[1]} and {key.shape[2]}, like key")
-    if key.shape[1] == 0 or query.shape[1] % key.shape[1]:
+    if key.shape[1] == 0:
+        _fail("key", "of 0 heads", "of one head or more")
+    if query.shape[1] % key.shape[1]:
         _fail("query", f"of {query.shape[1]} heads", f"of a multiple of key's {key.shape[1]}")
     for argument, tensor in (("query", query), ("value", value)):
         if not 1 <= tensor.shape[-1] <= 256:
@@ -1170,8 +1172,8 @@ def _check_sizes(query: Tensor, key: Tensor, value: Tensor) -> None:
 def _whole(argument: str, number: Any, least: int) -> int:
     if isinstance(number, bool) or not isinstance(number, (int, torch.SymInt)):
         _fail(argument, f"{number!r}", "an int, a pair of ints or None", TypeError)
-    if number < least:
-        _fail(argument, repr(number), f"{least} or more")
+    if number < least or number >= 2**31:
+        _fail(argument, repr(number), f"{least} or more, and less than 2^31")
     return number  # type: ignore[return-value]
 
 
@@ -1190,6 +1192,8 @@ def _call(query: Tensor, key: Tensor, is_causal: bool, scale: float | None, wind
     unlimited = n_q + n_k
     if scale is not None and (isinstance(scale, bool) or not isinstance(scale, (int, float, torch.SymFloat))):
         _fail("scale", f"{scale!r}", "a float or None", TypeError)
+    if isinstance(scale, (int, float)) and not abs(scale) < 1e38:
+        _fail("scale", f"{scale!r}", "a finite number in float32's range")
     return Call(
         query.shape[-1] ** -0.5 if scale is None else float(scale),
         unlimited if left < 0 else left,

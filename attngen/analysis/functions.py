@@ -11,6 +11,7 @@ from sympy import S, exp
 
 Sym = Any  # a sympy expression; sympy carries no types
 ZERO, ONE, HALF = S.Zero, S.One, S.Half
+LEAST = sp.Rational(-(10**30))  # the exponent of zero: below every other, and finite in fp32
 
 
 class RealFunction(sp.Function):  # type: ignore[misc]

@@ -2,8 +2,8 @@
 
 A factor h may use row statistics, the f's don't wherever algebra allows it: then they can be summed over the keys in
 the very pass that computes the statistics, and h is applied at the end. What can't be separated keeps its statistics
-inside f, and costs a pass of its own. Sums are never expanded into squares: sum((s - mean)^2) would become a difference
-of large numbers.
+inside f, and costs a pass of its own. Sums are never expanded into squares, nor taken apart where their terms may
+cancel: sum((s - mean)^2) and sum(s - amin(s)) would become differences of large numbers.
 """
 
 from collections.abc import Callable
@@ -55,10 +55,18 @@ def _terms(expr: Sym, scope: Scope) -> list[Term]:
     if not scope.uses_statistics(expr):
         return [Term(ONE, expr)]
     if expr.is_Add:
-        return [term for part in expr.args for term in _terms(part, scope)]
+        return _sum(expr, scope)
     if expr.is_Pow:
         return _power(expr, scope)
     return _RULES.get(expr.func, _inseparable)(expr, scope)
+
+
+def _sum(expr: Sym, scope: Scope) -> list[Term]:
+    """Term by term, unless the terms may cancel as in s - amin(s)."""
+    terms = [term for part in expr.args for term in _terms(part, scope)]
+    shifted = any(t.f == 1 and scope.uses_statistics(t.h) for t in terms)
+    signs = {t.h.could_extract_minus_sign() for t in terms if t.h != 0}
+    return _inseparable(expr, scope) if shifted or len(signs) > 1 else terms
 
 
 def _inseparable(expr: Sym, scope: Scope) -> list[Term]:

@@ -109,10 +109,11 @@ def _lattice(expr: Sym) -> Scaled:
 
 
 def _where(expr: Sym) -> Scaled:
-    """Each branch keeps its own exponent; one that is zero takes the other's."""
+    """Each branch keeps its own exponent. Beside an exponential a zero is one that no pivot will follow."""
     condition, *branches = expr.args
     a, b = (scaled(branch) for branch in branches)
-    exponents = (b.exponent if a.mantissa == 0 else a.exponent, a.exponent if b.mantissa == 0 else b.exponent)
+    none = ZERO if a.exponent == b.exponent == 0 else fn.LEAST
+    exponents = (none if a.mantissa == 0 else a.exponent, none if b.mantissa == 0 else b.exponent)
     condition = plain(condition)
     return Scaled(fn.where(condition, a.mantissa, b.mantissa), fn.where(condition, *exponents))
 

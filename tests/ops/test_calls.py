@@ -64,7 +64,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "no key heads": (
         {"key": of(2, 0, 7, 8), "value": of(2, 0, 7, 6)}, ValueError,
-        "query is of 4 heads; it should be of a multiple of key's 0",
+        "key is of 0 heads; it should be of one head or more",
     ),
     "fewer query heads": (
         {"query": of(2, 1, 5, 8)}, ValueError, "query is of 1 heads; it should be of a multiple of key's 2",
@@ -87,8 +87,12 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         {"window": (1, 2, 3)}, ValueError, "window is (1, 2, 3); it should be an int, a pair (left, right) or None",
     ),
     "window of floats": ({"window": (1, 2.5)}, TypeError, "window is 2.5; it should be an int, a pair of ints or None"),
-    "negative window": ({"window": -1}, ValueError, "window is -1; it should be 0 or more"),
-    "window's side below -1": ({"window": (-2, 0)}, ValueError, "window is -2; it should be -1 or more"),
+    "negative window": ({"window": -1}, ValueError, "window is -1; it should be 0 or more, and less than 2^31"),
+    "window's side below -1": (
+        {"window": (-2, 0)}, ValueError, "window is -2; it should be -1 or more, and less than 2^31",
+    ),
+    "huge window": ({"window": 2**31}, ValueError, "window is 2147483648; it should be 0 or more, and less than 2^31"),
+    "huge scale": ({"scale": 1e300}, ValueError, "scale is 1e+300; it should be a finite number in float32's range"),
     "unknown alignment": (
         {"alignment": "center"}, ValueError, "alignment is 'center'; it should be 'upper_left' or 'lower_right'",
     ),

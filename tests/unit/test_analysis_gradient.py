@@ -42,7 +42,7 @@ def test_elementwise_weights_need_nothing_of_the_row(weights: str) -> None:
 SEVERAL_TERMS = {
     "affine": analysis_of("alpha * p + beta", inputs={"alpha": ROW, "beta": ROW}, p=SOFTMAX),
     "mixture": analysis_of("a * p + (1 - a) * u", inputs={"a": HEAD}, p=SOFTMAX, u="relu(s) / (1 + sum(relu(s)))"),
-    "difference": analysis_of("exp(s) / sum(exp(s)) - lam * softplus(s) / sum(softplus(s))", inputs={"lam": HEAD}),
+    "sum": analysis_of("exp(s) / sum(exp(s)) + lam * softplus(s) / sum(softplus(s))", inputs={"lam": HEAD}),
 }
 
 

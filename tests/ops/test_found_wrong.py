@@ -17,8 +17,8 @@ def op(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Calla
     monkeypatch.setenv("ATTNGEN_CACHE_DIR", str(tmp_path / "cache"))
 
     def load(weights: str) -> Callable[..., Tensor]:
-        spec = tmp_path / "attack.yaml"
-        spec.write_text(f"name: attack\nweights: {weights}\n")
+        spec = tmp_path / "found.yaml"
+        spec.write_text(f"name: found\nweights: {weights}\n")
         return attngen.load(spec)
 
     return load
@@ -122,3 +122,35 @@ def test_bounds_that_cross(op: Callable[[str], Callable[..., Tensor]]) -> None:
 def test_a_gradient_that_is_nowhere_finite(op: Callable[[str], Callable[..., Tensor]]) -> None:
     with pytest.raises(SpecError, match="no finite value"):
         op("0 ** relu(s)")
+
+
+CANCELLING = {
+    "(s - amin(s) + 0.001) / sum(s - amin(s) + 0.001)": lambda s: (
+        (s - s.amin(-1, keepdim=True) + 0.001) / (s - s.amin(-1, keepdim=True) + 0.001).sum(-1, keepdim=True)
+    ),
+    "s - mean(s)": lambda s: s - s.mean(-1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("weights", CANCELLING)
+def test_differences_with_a_statistic_are_taken_before_they_are_summed(
+    weights: str, op: Callable[[str], Callable[..., Tensor]]
+) -> None:
+    inputs = tensors(torch.float32, 150.0)
+    right = written_out(CANCELLING[weights], torch.float32, 150.0)
+    for found, wanted in zip(with_gradients(op(weights)(*inputs), inputs), right, strict=True):
+        assert torch.allclose(found.double(), wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_no_pivot_follows_a_branch_of_zero(op: Callable[[str], Callable[..., Tensor]]) -> None:
+    """The largest scores of a row may be those of keys that a condition leaves out."""
+    inputs = tensors(torch.float32, 150.0)
+
+    def first_two(s: Tensor) -> Tensor:
+        e = torch.where(torch.arange(6) < 2, s.exp(), 0.0)
+        return e / e.sum(-1, keepdim=True)
+
+    right = written_out(first_two, torch.float32, 150.0)
+    found = with_gradients(op("where(j < 2, exp(s), 0) / sum(where(j < 2, exp(s), 0))")(*inputs), inputs)
+    for mine, wanted in zip(found, right, strict=True):
+        assert torch.allclose(mine.double(), wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
