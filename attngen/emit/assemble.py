@@ -11,7 +11,7 @@ from attngen import ir, notation
 from attngen.analysis.result import InputGradient, RowSum
 from attngen.emit import context as ct
 from attngen.emit import glossary as gl
-from attngen.emit.configs import CONFIGS
+from attngen.emit.configs import configs
 from attngen.emit.printers import TORCH, TRITON, TRITON_TRANSPOSED, Printer
 from attngen.emit.statements import (
     OVER_KEYS,
@@ -80,7 +80,7 @@ class _Assembly:
             pairs=pairs,
             portable=portable,
             kernel_names=self.kernel_names(),
-            configs=CONFIGS,
+            configs=configs(plan),
             inputs=tuple(self.input_text(i) for i in normalizer.inputs),
             input_axes=tuple(i.axes for i in normalizer.inputs),
             gradient_places=tuple((self.positions[g.name], g.level) for g in self.gradient_order()),

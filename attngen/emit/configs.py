@@ -1,10 +1,21 @@
-"""Tile configurations as data: per architecture, kernel, head dim and element size.
+"""Tile configurations as data: `OpPlan` -> rows per architecture, by kernel, head dim and element size.
 
-Found by compiling ahead of time and reading registers, spills, shared memory and matrix instructions; none has been
-timed on a GPU yet. For each kernel the rows are ordered by head dim; the first that is wide enough serves.
+Found by compiling ahead of time and reading registers, spills, shared memory and matrix instructions, with
+`benchmarks/search_tiles.py`; none has been timed on a GPU. For each kernel the rows are ordered by head dim; the first
+that is wide enough serves. Formulas differ in what a score needs beside the products, so there are two tables.
+
+A tile is (queries, keys, warps, stages). Four warps hold 64 rows of scores, eight 128 (keys stand for rows in the key
+kernel): with fewer rows per warp several warps compute the same scores, with more of them registers run out.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from attngen import ir
+from attngen.schedule import OpPlan
+
+Tile = tuple[int, int, int, int]
+Table = Mapping[str, Mapping[tuple[int, int], Tile]]  # kernel -> (head dim, element size) up to which -> tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,33 +25,71 @@ class Config:
     kernel: str
     width: int
     itemsize: int
-    tile: tuple[int, int, int, int]
+    tile: Tile
 
 
-def _rows(kernel: str, table: dict[tuple[int, int], tuple[int, int, int, int]]) -> tuple[Config, ...]:
-    return tuple(Config(kernel, width, itemsize, tile) for (width, itemsize), tile in table.items())
-
-
-_HALF_FIRST = {
-    "forward": {
-        (64, 2): (128, 64, 4, 3), (128, 2): (128, 64, 8, 3), (256, 2): (64, 32, 4, 2),
-        (64, 4): (64, 32, 4, 2), (128, 4): (64, 32, 4, 2), (256, 4): (32, 32, 4, 1),
-    },
-    "backward_query": {
-        (64, 2): (64, 64, 4, 2), (128, 2): (64, 64, 4, 2), (256, 2): (64, 32, 8, 1),
-        (64, 4): (64, 32, 4, 1), (128, 4): (32, 32, 4, 1), (256, 4): (32, 16, 8, 1),
-    },
-    "backward_key": {
-        (64, 2): (64, 64, 4, 2), (128, 2): (64, 64, 8, 2), (256, 2): (32, 64, 8, 1),
-        (64, 4): (32, 64, 4, 1), (128, 4): (32, 32, 4, 1), (256, 4): (16, 32, 8, 1),
-    },
-    "backward_pair": {
-        (64, 2): (64, 64, 4, 1), (128, 2): (64, 64, 8, 1), (256, 2): (32, 32, 4, 1),
-        (64, 4): (32, 32, 4, 1), (128, 4): (32, 32, 4, 1), (256, 4): (16, 16, 4, 1),
-    },
-}  # fmt: skip
-
-CONFIGS: dict[str, tuple[Config, ...]] = {
-    arch: tuple(row for kernel, table in _HALF_FIRST.items() for row in _rows(kernel, table))
-    for arch in ("sm_80", "sm_90", "sm_100", "gfx942")
+_LIGHT: Table = {
+    "forward": {(64, 2): (64, 64, 4, 3), (128, 2): (128, 64, 8, 3), (256, 2): (128, 32, 8, 2)},
+    "backward_query": {(64, 2): (64, 64, 4, 3), (128, 2): (64, 64, 4, 2), (256, 2): (32, 32, 4, 1)},
+    "backward_key": {(64, 2): (64, 64, 4, 2), (128, 2): (32, 64, 4, 3), (256, 2): (32, 32, 4, 1)},
+    "backward_pair": {(64, 2): (64, 64, 4, 1), (128, 2): (64, 64, 4, 1), (256, 2): (64, 32, 4, 1)},
 }
+_HEAVY: Table = {
+    "forward": {(64, 2): (64, 64, 4, 3), (128, 2): (128, 32, 8, 3), (256, 2): (32, 32, 4, 2)},
+    "backward_query": {(64, 2): (64, 32, 4, 3), (128, 2): (64, 32, 4, 3), (256, 2): (32, 16, 4, 1)},
+    "backward_key": {(64, 2): (32, 64, 4, 3), (128, 2): (32, 128, 8, 2), (256, 2): (32, 32, 4, 1)},
+    "backward_pair": {(64, 2): (64, 64, 4, 1), (128, 2): (64, 64, 4, 1), (256, 2): (64, 32, 4, 1)},
+}
+# Products of float32 on ordinary arithmetic units: small tiles.
+_SINGLE: Table = {
+    "forward": {(64, 4): (32, 16, 4, 1), (128, 4): (16, 16, 4, 1), (256, 4): (16, 16, 4, 1)},
+    "backward_query": {(64, 4): (32, 32, 8, 1), (128, 4): (16, 16, 4, 1), (256, 4): (16, 16, 4, 1)},
+    "backward_key": {(64, 4): (32, 32, 8, 1), (128, 4): (16, 32, 4, 1), (256, 4): (16, 16, 4, 1)},
+    "backward_pair": {(64, 4): (32, 32, 8, 1), (128, 4): (16, 32, 4, 1), (256, 4): (16, 16, 4, 1)},
+}
+# sm_80 keeps operands in registers that sm_90 reads from shared memory.
+_SM80_LIGHT: Table = {"forward": {(256, 2): (64, 32, 4, 2)}, "backward_query": {(128, 2): (64, 32, 4, 3)}}
+_SM80_HEAVY: Table = {
+    "forward": {(64, 2): (64, 32, 4, 3)},
+    "backward_query": {(128, 2): (64, 32, 4, 2)},
+    "backward_key": {(128, 2): (32, 64, 4, 3)},
+}
+# A matrix instruction has 32 rows here, and shared memory is 64 KiB.
+_GFX942: Table = {
+    "forward": {(64, 2): (128, 32, 4, 2), (128, 2): (128, 32, 4, 1), (256, 2): (64, 16, 4, 1)},
+    "backward_query": {(64, 2): (128, 32, 4, 1), (128, 2): (128, 32, 4, 1), (256, 2): (32, 32, 4, 1)},
+    "backward_key": {(64, 2): (32, 128, 4, 1), (128, 2): (32, 128, 4, 1), (256, 2): (32, 32, 4, 1)},
+    "backward_pair": {(64, 2): (64, 64, 4, 1), (128, 2): (64, 32, 4, 1), (256, 2): (32, 32, 4, 1)},
+}
+
+
+def configs(plan: OpPlan) -> dict[str, tuple[Config, ...]]:
+    """Architecture -> its rows for the op."""
+    half, sm_80 = (_HEAVY, _SM80_HEAVY) if is_heavy(plan) else (_LIGHT, _SM80_LIGHT)
+    tables = {"sm_80": _changed(half, sm_80), "sm_90": half, "sm_100": half, "gfx942": _GFX942}
+    return {arch: _rows(table) + _rows(_SINGLE) for arch, table in tables.items()}
+
+
+def _changed(table: Table, changes: Table) -> Table:
+    return {kernel: {**rows, **changes.get(kernel, {})} for kernel, rows in table.items()}
+
+
+def _rows(table: Table) -> tuple[Config, ...]:
+    return tuple(Config(kernel, *upto, tile) for kernel, rows in table.items() for upto, tile in rows.items())
+
+
+def is_heavy(plan: OpPlan) -> bool:
+    """Whether scores need so many registers beside their products that tiles have to be smaller."""
+    forward, backward = plan.analysis.forward, plan.analysis.backward
+    operations = _operations(backward.weights) | _operations(backward.dqk)
+    staged = len(forward.passes) > 1 or bool(backward.prepass)
+    names = ir.names(backward.weights) | ir.names(backward.dqk)
+    pairs = any({"query", "key"} <= set(i.axes) for i in plan.normalizer.inputs)
+    by_place = pairs or not names.isdisjoint({"i", "j"})
+    return staged or by_place or len(forward.accumulators) > 1 or len(operations) > 16
+
+
+def _operations(expr: ir.Expr) -> frozenset[ir.Expr]:
+    if not isinstance(expr, ir.Apply):
+        return frozenset()
+    return frozenset({expr}).union(*map(_operations, expr.args))
