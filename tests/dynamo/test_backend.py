@@ -36,7 +36,7 @@ def test_as_a_pass_of_inductor() -> None:
     for one, other in zip(results(compiled, given), results(SIGMOID["by exp"], given), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
     assert len(fusing.report.replaced) == 1
-    assert fusing.uuid() == AttngenPass().uuid()
+    assert fusing.uuid() is None, "a cached graph would name ops that nobody has registered"
 
 
 def test_explain_compile() -> None:
