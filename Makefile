@@ -45,7 +45,8 @@ test-gpu: venv
 
 test-triton: venv
 	@test -n "$(VERSION)" || { echo "say which: make test-triton VERSION=3.6.0" >&2; exit 2; }
-	test -d .venv-triton/$(VERSION) || $(BIN)/python -m pip install -q --no-deps --target .venv-triton/$(VERSION) triton==$(VERSION)
+	test -d .venv-triton/$(VERSION) || { rm -rf .venv-triton/part && $(BIN)/python -m pip install -q --no-deps \
+		--target .venv-triton/part triton==$(VERSION) && mv .venv-triton/part .venv-triton/$(VERSION); }
 	PYTHONPATH=.venv-triton/$(VERSION) $(PYTEST) -n 2 -k kernels tests/kernels tests/ops tests/properties
 
 golden: venv

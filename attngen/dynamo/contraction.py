@@ -26,9 +26,6 @@ class Contraction:
     out: Letters
     summed: str
 
-    def only_in(self, mine: Letters, other: Letters) -> Letters:
-        return tuple(letter for letter in mine if letter not in other)
-
 
 def is_contraction(node: fx.Node) -> bool:
     return name_of(node) in CONTRACTIONS
