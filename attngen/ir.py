@@ -3,10 +3,10 @@
 The same `Expr` serves every stage: as the user wrote it, as the analysis leaves it, and as the printers spell it. It
 knows nothing of YAML, sympy, torch or Triton. The whole grammar:
 
-    Expr   = Number(value) | Name(id) | Apply(op, args) | Reduce(kind, body)
+    Expr   = Number(value) | Name(id) | Apply(op, args) | Reduce(kind, body) | Root(variable, residual, low, high)
 
-A `Name` is one of `BUILTINS`, an input of the spec, or, behind the analysis, a row statistic. `let` names do not occur:
-they are replaced by their formulas when a spec is lowered.
+A `Name` is one of `BUILTINS`, an input of the spec, the variable of the root around it, or, behind the analysis, a row
+statistic. `let` names do not occur: they are replaced by their formulas when a spec is lowered.
 """
 
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ from attngen.diagnostics import Span
 Axis = Literal["batch", "head", "kv_head", "query", "key"]
 AXES: tuple[Axis, ...] = ("batch", "head", "kv_head", "query", "key")
 
-ReductionKind = Literal["sum", "mean", "amax", "amin", "count"]
-REDUCTIONS: tuple[ReductionKind, ...] = ("sum", "mean", "amax", "amin", "count")
+ReductionKind = Literal["sum", "mean", "amax", "amin", "count", "csum"]
+REDUCTIONS: tuple[ReductionKind, ...] = ("sum", "mean", "amax", "amin", "count")  # over the keys; csum over channels
 
 BUILTINS: dict[str, str] = {
     "qk": "the dot product of the query and the key",
@@ -74,14 +74,29 @@ class Apply:
 
 @dataclass(frozen=True, slots=True)
 class Reduce:
-    """A reduction over the keys that the row sees. `count` has no body."""
+    """A reduction over the keys that the row sees, or of kind `csum` over the channels of `o`. `count` has no body."""
 
     kind: ReductionKind
     body: "Expr | None"
     span: Span | None = field(default=None, compare=False, repr=False)
 
 
-Expr = Number | Name | Apply | Reduce
+@dataclass(frozen=True, slots=True)
+class Root:
+    """The row value between `low` and `high` at which `residual`, a monotone formula of `variable`, is zero.
+
+    `variable` is the name of the let that the spec defines it by; it occurs in `residual` alone. Where the residual has
+    no zero between the bounds, the value is the bound that comes nearest to one.
+    """
+
+    variable: str
+    residual: "Expr"
+    low: "Expr"
+    high: "Expr"
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+Expr = Number | Name | Apply | Reduce | Root
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +136,8 @@ class Normalizer:
     """What a spec means: the weights of one row of attention, as formulas.
 
     `score` is a formula without reductions that does not use `s`. `weights` and the bodies of `lets` may use `s` and
-    hold reductions; `weights` has the lets inlined, `lets` are kept as written, for people.
+    hold reductions; `weights` has the lets inlined, `lets` are kept as written, for people. `output` is what becomes of
+    a channel `o` of the weighted sum: a formula of `o`, of `csum`, and of names that don't vary with the key.
     """
 
     name: str
@@ -133,6 +149,7 @@ class Normalizer:
     lets: tuple[tuple[str, Expr], ...]
     weights: Expr
     claims: Claims
+    output: Expr = Name("o")
 
 
 def number(value: int | float | str | Fraction) -> Number:
@@ -152,6 +169,8 @@ def children(expr: Expr) -> tuple[Expr, ...]:
             return args
         case Reduce(body=body) if body is not None:
             return (body,)
+        case Root(_, residual, low, high):
+            return residual, low, high
         case _:
             return ()
 
@@ -175,6 +194,8 @@ def with_children(expr: Expr, new: tuple[Expr, ...]) -> Expr:
             return Apply(op, new, span)
         case Reduce(kind, body, span) if body is not None:
             return Reduce(kind, new[0], span)
+        case Root(variable, _, _, _, span):
+            return Root(variable, *new, span)
         case _:
             return expr
 
