@@ -195,7 +195,8 @@ def with_children(expr: Expr, new: tuple[Expr, ...]) -> Expr:
         case Reduce(kind, body, span) if body is not None:
             return Reduce(kind, new[0], span)
         case Root(variable, _, _, _, span):
-            return Root(variable, *new, span)
+            residual, low, high = new
+            return Root(variable, residual, low, high, span)
         case _:
             return expr
 

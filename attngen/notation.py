@@ -1,15 +1,16 @@
 """Formulas back into the spec language's own text, with no more parentheses than the grammar needs.
 
 What is printed can be read again and gives the same tree; chains of `+`, `*`, `and`, `or` come back as one operation.
+A root alone has no text in formulas, since it is a `let` of its own: it is printed for people.
 Numbers are exact: decimals where they end, quotients of whole numbers where they don't. It doesn't simplify.
 """
 
 from collections.abc import Iterator
 from fractions import Fraction
 
-from attngen.ir import VARIADIC, Apply, Expr, Name, Number, Reduce
+from attngen.ir import VARIADIC, Apply, Expr, Name, Number, Reduce, Root
 
-_OR, _AND, _NOT, _COMPARE, _SUM, _PRODUCT, _SIGN, _POWER, _ATOM = range(9)
+_WHERE, _OR, _AND, _NOT, _COMPARE, _SUM, _PRODUCT, _SIGN, _POWER, _ATOM = range(10)
 # Operation -> symbol, how tightly it binds, and how tightly its first and its further operands must.
 _INFIX = {
     "or": ("or", _OR, _AND, _AND),
@@ -44,6 +45,9 @@ def _text(expr: Expr) -> tuple[str, int]:
             return id, _ATOM
         case Reduce(kind, body):
             return f"{kind}({'' if body is None else text(body)})", _ATOM
+        case Root(variable, residual, low, high):
+            bounds = f"{_operand(low, _OR)} and {_operand(high, _OR)}"
+            return f"{variable} where {_operand(residual, _SUM)} == 0 between {bounds}", _WHERE
         case Apply(op, (body,)) if op in _PREFIX:
             symbol, level = _PREFIX[op]
             return symbol + _operand(body, level), level

@@ -35,7 +35,7 @@ def _bullet(lines: list[str]) -> list[str]:
 
 def _inline(node: Any) -> str | None:
     """The text of what fits a line, or None."""
-    if isinstance(node, ir.Number | ir.Name | ir.Apply | ir.Reduce):
+    if isinstance(node, ir.Number | ir.Name | ir.Apply | ir.Reduce | ir.Root):
         return notation.text(node)
     if isinstance(node, tuple):
         parts = [_inline(item) for item in node]

@@ -25,8 +25,8 @@ _COMMANDS = {
     "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "varepsilon", "ζ": "zeta", "η": "eta", "θ": "theta",
     "ι": "iota", "κ": "kappa", "λ": "lambda", "μ": "mu", "ν": "nu", "ξ": "xi", "π": "pi", "ρ": "rho", "σ": "sigma",
     "τ": "tau", "υ": "upsilon", "φ": "varphi", "χ": "chi", "ψ": "psi", "ω": "omega", "ℓ": "ell", "∞": "infty",
-    "⊤": "top", "∇": "nabla", "∑": "sum", "max": "max", "min": "min", "≤": "le", "≥": "ge", "≠": "ne", "≐": "doteq",
-    "·": "cdot", "∧": "wedge", "∨": "vee", "¬": "neg", " ": ",", "′": "prime",
+    "⊤": "top", "∇": "nabla", "∑": "sum", "max": "max", "min": "min", "≤": "le", "≥": "ge", "≠": "ne",
+    "≐": "doteq", "∈": "in", "·": "cdot", "∧": "wedge", "∨": "vee", "¬": "neg", " ": ",", "′": "prime",
 }  # fmt: skip
 _FUNCTIONS = frozenset({"exp", "log", "max", "min", "tanh", "sin", "cos", "arctan"})
 _SIGNS = {"−": "-", "+": "+", "<": "<", ">": ">", "=": "=", ",": ","}

@@ -10,7 +10,7 @@ from attngen import ir, notation
 from attngen.explain import boxes as bx
 from attngen.explain.boxes import Box, Digits, Function, Letter, Row, Script, Sign, fenced, row
 from attngen.explain.symbols import Symbols
-from attngen.ir import Apply, Expr, Name, Number, Reduce
+from attngen.ir import Apply, Expr, Name, Number, Reduce, Root
 
 _LOGIC, _RELATION, _SUM, _REDUCTION, _PRODUCT, _POWER, _ATOM = range(7)
 _RELATIONS = {"lt": "<", "le": "≤", "gt": ">", "ge": "≥", "eq": "=", "ne": "≠", "attains": "≐"}
@@ -38,6 +38,10 @@ class _Typesetter:
                 return symbol.box, _ATOM if symbol.atomic else _PRODUCT
             case Reduce(kind, body):
                 return self.reduction(kind, body)
+            case Root(variable, residual, low, high):
+                bounds = bx.Fence("[", self.listed((low, high)), "]")
+                looked_for = row(self.place(Name(variable))[0], Sign("∈"), bounds)
+                return row(Script(Function("root"), below=looked_for), fenced(self.place(residual)[0])), _ATOM
             case Apply(op, args):
                 return self.operation(op, args)
 
@@ -56,11 +60,14 @@ class _Typesetter:
         return special(*args) if special else (self.call(_NAMES.get(op, op), args), _ATOM)
 
     def call(self, name: str, args: tuple[Expr, ...]) -> Box:
+        return row(Function(name), fenced(self.listed(args)))
+
+    def listed(self, args: tuple[Expr, ...]) -> Box:
         inside: list[Box] = []
         for arg in args:
             inside += [Sign(",")] if inside else []
             inside.append(self.at(arg, _LOGIC))
-        return row(Function(name), fenced(Row(tuple(inside))))
+        return Row(tuple(inside))
 
     def reduction(self, kind: str, body: Expr | None) -> Placed:
         if body is None:

@@ -31,6 +31,8 @@ def key(expr: Expr) -> Any:
             return op, *map(key, args)
         case ir.Reduce(kind, body):
             return kind, None if body is None else key(body)
+        case ir.Root(variable, residual, low, high):
+            return "root", variable, *map(key, (residual, low, high))
         case Name(name):
             return "name", name
         case Number(value):

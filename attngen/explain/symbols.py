@@ -196,7 +196,7 @@ def levels(expr: ir.Expr, symbols: Symbols) -> str:
             return name
         case ir.Name(name):
             return symbols[name].index if name in symbols else ""
-        case ir.Reduce():
+        case ir.Reduce() | ir.Root():
             return "i"
     inner = "".join(levels(child, symbols) for child in ir.children(expr))
     return "".join(letter for letter in "ij" if letter in inner)

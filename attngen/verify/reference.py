@@ -7,7 +7,7 @@ kinks and ties are those of torch's own operations.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from attngen import ir
+from attngen.verify.roots import root
 
 Alignment = Literal["upper_left", "lower_right"]
 Window = int | tuple[int, int] | None
@@ -198,6 +199,7 @@ class _Evaluation:
 
     def __init__(self, values: dict[ir.Expr, Tensor], seen: Tensor, dtype: torch.dtype, hold_statistics: bool) -> None:
         self.values, self.seen, self.dtype, self.hold_statistics = values, seen, dtype, hold_statistics
+        self.exact: _Evaluation | None = None
 
     def value(self, expr: ir.Expr) -> Tensor:
         if expr not in self.values:
@@ -217,8 +219,8 @@ class _Evaluation:
                 return functools.reduce(_VARIADIC[op], map(self.value, args))
             case ir.Apply(op, args):
                 return _OPERATIONS[op](*map(self.value, args))
-            case ir.Reduce():
-                statistic = self._reduced(expr)
+            case ir.Reduce() | ir.Root():
+                statistic = self._reduced(expr) if isinstance(expr, ir.Reduce) else self._root(expr)
                 return statistic.detach() if self.hold_statistics else statistic
 
     def _reduced(self, expr: ir.Reduce) -> Tensor:
@@ -236,6 +238,37 @@ class _Evaluation:
             case _:
                 return self.on_seen(body, 0.0).sum(-1, keepdim=True)
 
+    def _root(self, expr: ir.Root) -> Tensor:
+        exact = self._in_float64()
+        for fixed in _without(expr.variable, expr.residual):
+            exact.value(fixed)  # once for all values of the variable, and where autograd sees it
+
+        def residual(at: Tensor) -> Tensor:
+            values = {**exact.values, ir.Name(expr.variable): at}
+            return _Evaluation(values, exact.seen, exact.dtype, exact.hold_statistics).value(expr.residual)
+
+        return root(residual, exact.value(expr.low), exact.value(expr.high))
+
+    def _in_float64(self) -> "_Evaluation":
+        """Plain torch, too, solves for a root in float64, from scores in the case's dtype, and rounds what it finds."""
+        if self.dtype == torch.float64:
+            return self
+        if self.exact is None:
+            named: dict[ir.Expr, Tensor] = {
+                name: value.double() for name, value in self.values.items() if isinstance(name, ir.Name)
+            }
+            self.exact = _Evaluation(named, self.seen, torch.float64, self.hold_statistics)
+        return self.exact
+
     def _settled(self, value: Tensor) -> Tensor:
         """`where` of two float64 numbers has the shape of its condition and would widen what it meets."""
         return value.to(self.dtype) if value.is_floating_point() and value.dim() > 0 else value
+
+
+def _without(variable: str, expr: ir.Expr) -> Iterator[ir.Expr]:
+    """The largest parts of a formula that don't use a name."""
+    if variable not in ir.names(expr):
+        yield expr
+        return
+    for child in ir.children(expr):
+        yield from _without(variable, child)
