@@ -166,6 +166,40 @@ def verify(spec: str, replay: str | None, interpret: bool, statics: Statics, **s
     _exit_unless(passed)
 
 
+@main.command()
+@click.argument("specs", metavar="[SPEC...]", nargs=-1)
+@click.option("--device", type=click.Choice(("cuda", "cpu")), default="cuda", show_default=True)
+@click.option("--quick", is_flag=True, help="A smaller grid, within ten minutes.")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Begin no new cell after this time.")
+@click.option("--peer", "peers", multiple=True, metavar="NAME", help="Run this contender; all without the option.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="The result; a new file in benchmarks/results by default.")  # fmt: skip
+@click.option("--merge", "action", flag_value="merge", help="Merge result FILEs, given in place of specs.")
+@click.option("--plot", "action", flag_value="plot", help="Draw result FILEs, given in place of specs.")
+@click.option("--show", "action", flag_value="show", help="Print result FILEs, given in place of specs.")
+def bench(specs: tuple[str, ...], action: str | None, output: Path | None, **options: Any) -> None:
+    """Time SPEC's op beside its peers.
+
+    Every peer that is installed runs the same cells in the same run, interleaved, and its error is measured too. The
+    shipped specs by default. Writes one JSON file.
+    """
+    from attngen import cli_bench
+
+    if action is not None and not specs:
+        raise click.UsageError(f"--{action} needs result files")
+    try:
+        if action == "merge":
+            cli_bench.merge(specs, output)
+        elif action == "plot":
+            cli_bench.plot(specs, output)
+        elif action == "show":
+            cli_bench.show(specs)
+        else:
+            cli_bench.run(specs, cli_bench.Asked(output=output, **options))
+    except ValueError as error:  # no such device, no such peer, a file that isn't one of ours
+        raise click.UsageError(str(error)) from None
+
+
 @main.command("list")
 def list_specs() -> None:
     """List the shipped specs."""

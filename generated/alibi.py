@@ -519,7 +519,16 @@ CONFIGS: dict[str, dict[tuple[str, int, int], Tile]] = {
         ("backward_pair", 256, 4): Tile(16, 16, 4, 1),
     },
 }
-OVERRIDES: dict[str, Tile] = {}  # kernel -> tile; wins over CONFIGS
+OVERRIDES: dict[str, Tile] = {}  # kernel -> tile; wins over TUNED and CONFIGS
+# (kernel, type, head dim, value head dim, masked) -> tile: what `attngen tune` found on this machine, where it was asked
+TUNED: dict[tuple[str, str, int, int, bool], Tile] = {}
+
+
+def _tuned(kernel: str, query: Tensor, value: Tensor, call: Call) -> Tile | None:
+    if not TUNED:
+        return None
+    masked = min(call.left, call.right) < value.shape[2]
+    return TUNED.get((kernel, str(query.dtype).removeprefix("torch."), query.shape[-1], value.shape[-1], masked))
 
 
 def _architecture() -> str:
@@ -532,9 +541,10 @@ def _architecture() -> str:
     return "sm_100" if target.arch >= 100 else "sm_90" if target.arch >= 90 else "sm_80"
 
 
-def _tile_for(kernel: str, query: Tensor, value: Tensor) -> Tile:
-    if kernel in OVERRIDES:
-        return OVERRIDES[kernel]
+def _tile_for(kernel: str, query: Tensor, value: Tensor, call: Call) -> Tile:
+    chosen = OVERRIDES.get(kernel) or _tuned(kernel, query, value, call)
+    if chosen is not None:
+        return chosen
     width, itemsize = max(query.shape[-1], value.shape[-1]), max(query.element_size(), 2)
     for (name, limit, size), tile in CONFIGS[_architecture()].items():
         if name == kernel and width <= limit and itemsize <= size:
@@ -564,7 +574,7 @@ def _addressable(tensor: Tensor) -> Tensor:
 
 def _constants(kernel: str, query: Tensor, value: Tensor, call: Call) -> dict[str, Any]:
     """The constexpr arguments and launch options that all kernels share."""
-    tile = _tile_for(kernel, query, value)
+    tile = _tile_for(kernel, query, value, call)
     return {
         "HEAD_DIM": query.shape[-1],
         "VALUE_DIM": value.shape[-1],
@@ -690,9 +700,13 @@ def _over_group(tensor: Tensor, group: int) -> Tensor:
     return tensor if group == 1 else tensor.unflatten(1, (-1, group)).sum(2)
 
 
+def _portable_tile(query: Tensor, value: Tensor, call: Call) -> Tile:
+    return OVERRIDES.get("portable") or _tuned("portable", query, value, call) or PORTABLE_TILE
+
+
 def portable_forward(query: Tensor, key: Tensor, value: Tensor, inputs: Inputs, call: Call) -> tuple[Tensor, ...]:
     """As `launch_forward`, in plain torch: O(N) memory, any device, float64 too."""
-    tile = OVERRIDES.get("portable", PORTABLE_TILE)
+    tile = _portable_tile(query, value, call)
     views = _views(query, key, inputs)
     n_q = query.shape[2]
     blocks = [
@@ -707,7 +721,7 @@ def _portable_rows(
 ) -> tuple[Tensor, ...]:
     first_row, last_row = rows
     dtype, group, n_k = _wide(query), query.shape[1] // key.shape[1], key.shape[2]
-    step = OVERRIDES.get("portable", PORTABLE_TILE).block_n
+    step = _portable_tile(query, value, call).block_n
     begin, end = _key_range(first_row, last_row, n_k, call)
     q = query[:, :, first_row:last_row].to(dtype)
     scale = torch.full((), call.scale, dtype=dtype, device=query.device)
@@ -766,7 +780,7 @@ def portable_backward(
     """As `launch_backward`, in plain torch."""
     out = results[0]
     saved = results[1:]
-    tile = OVERRIDES.get("portable", PORTABLE_TILE)
+    tile = _portable_tile(query, value, call)
     dtype, group, n_q, n_k = _wide(query), query.shape[1] // key.shape[1], query.shape[2], key.shape[2]
     views = _views(query, key, inputs)
     spans = [(first, min(first + tile.block_n, n_k)) for first in range(0, max(n_k, 1), tile.block_n)]
