@@ -31,10 +31,12 @@ from attngen.analysis.result import (
     RowSum,
 )
 from attngen.analysis.stabilize import plain
+from attngen.diagnostics import Diagnostic, SpecError
 
 
 def analyze(normalizer: ir.Normalizer) -> Analysis:
     """The passes, stable forms and gradients of `normalizer`. Raises SpecError if a formula has no finite value."""
+    _refuse_what_has_no_passes_yet(normalizer)
     staged = stage(normalizer)
     carries = derive_carries(staged)
     gradients = derive_adjoints(staged, carries)
@@ -46,6 +48,14 @@ def analyze(normalizer: ir.Normalizer) -> Analysis:
         adjoints=tuple(Adjoint(s.name, sy.freeze(value)) for s, value in gradients.adjoints.items()),
     )
     return readable_names(analysis, normalizer)
+
+
+def _refuse_what_has_no_passes_yet(normalizer: ir.Normalizer) -> None:
+    if normalizer.output != ir.Name("o"):
+        raise SpecError((Diagnostic("an `output` can't be compiled yet", None, "no `output`"),))
+    root = next((node for node in ir.walk(normalizer.weights) if isinstance(node, ir.Root)), None)
+    if root is not None:
+        raise SpecError((Diagnostic("a `root` can't be compiled yet", root.span, "a formula"),))
 
 
 def _kind(staged: Staged, carries: Carries) -> str:

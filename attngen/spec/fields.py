@@ -9,15 +9,15 @@ from typing import get_args
 
 from attngen.ir import AXES, Axis
 from attngen.spec import limits
+from attngen.spec.lets import raw_lets
 from attngen.spec.near import listed, near, quoted
-from attngen.spec.raw import Formula, RawClaims, RawInput, RawLet, RawSpec
+from attngen.spec.raw import Formula, RawClaims, RawInput, RawSpec
 from attngen.spec.reading import Reading, entries, formula, kind, known_entries, new_name, text, truth
 from attngen.spec.source import Source
 from attngen.spec.yaml_tree import Entry, Mapping, Node, Scalar, Sequence
 
 FIELDS = ("name", "title", "reference", "inputs", "let", "score", "weights", "output", "claims")
 INPUT_FIELDS = ("shape", "default", "grad", "kind")
-ROOT_FIELDS = ("root", "between")
 CLAIM_FIELDS = ("rows_sum_to", "shift_invariant", "nonnegative", "sparse")
 KINDS = ("tensor", "static")
 NAME_PATTERN = r"[a-z][a-z0-9_]*"
@@ -42,12 +42,13 @@ def _spec(reading: Reading, path: str, found: dict[str, Entry]) -> RawSpec:
     name = _name(reading, found.get("name"))
     title, reference = text(reading, found.get("title")), text(reading, found.get("reference"))
     inputs = _inputs(reading, found.get("inputs"))
-    lets = _lets(reading, found.get("let"), frozenset(entry.name for entry in inputs))
-    score, weights = (_formula(reading, found.get(field)) for field in ("score", "weights"))
-    _refuse_output(reading, found.get("output"))
+    lets = raw_lets(reading, found.get("let"), frozenset(entry.name for entry in inputs))
+    score, weights, output = (_formula(reading, found.get(field)) for field in ("score", "weights", "output"))
     claims = _claims(reading, found.get("claims"))
-    mistakes, refused = tuple(reading.mistakes), frozenset(reading.refused)
-    return RawSpec(reading.read, path, name, title, reference, inputs, lets, score, weights, claims, mistakes, refused)
+    return RawSpec(
+        reading.read, path, name, title, reference, inputs, lets, score, weights, output, claims,
+        tuple(reading.mistakes), frozenset(reading.refused),
+    )  # fmt: skip
 
 
 def _formula(reading: Reading, entry: Entry | None) -> Formula | None:
@@ -136,58 +137,11 @@ def _axis(reading: Reading, node: Node) -> Axis | None:
     return None
 
 
-def _lets(reading: Reading, entry: Entry | None, inputs: frozenset[str]) -> tuple[RawLet, ...]:
-    if entry is None:
-        return ()
-    found = entries(reading, entry.value, "let", "a mapping from names to formulas, such as p: exp(s) / sum(exp(s))")
-    named = [one for one in found.values() if new_name(reading, one, "a let", inputs)]
-    return tuple(RawLet(one.key, one.span, _let_formula(reading, one)) for one in named)
-
-
-def _let_formula(reading: Reading, entry: Entry) -> Formula:
-    if not isinstance(entry.value, Mapping) or (entry.value.flow and "root" not in _keys(entry.value)):
-        return formula(reading, entry, f"let '{entry.key}'")
-    found = known_entries(reading, entry.value, f"the root '{entry.key}'", ROOT_FIELDS)
-    _check_root(reading, entry, found)
-    expected = "a formula; thresholds that are known implicitly come in a later version"
-    reading.mistake("a `root` can't be compiled yet", entry.span, expected)
-    return Formula(None, entry.value.span)
-
-
-def _keys(node: Mapping) -> frozenset[str]:
-    return frozenset(entry.key for entry in node.entries)
-
-
-def _check_root(reading: Reading, entry: Entry, found: dict[str, Entry]) -> None:
-    """The syntax of a root, so that what is wrong with it is told together with the rest."""
-    for field in ROOT_FIELDS:
-        if field not in found:
-            reading.mistake(f"the root '{entry.key}' has no '{field}'", entry.span, "{root: formula, between: [a, b]}")
-    if "root" in found:
-        formula(reading, found["root"], "root")
-    bounds = found["between"].value if "between" in found else None
-    if bounds is None:
-        return
-    if not isinstance(bounds, Sequence) or len(bounds.items) != 2:
-        reading.mistake("between needs two formulas", bounds.span, "[lowest, highest], quoted where they hold commas")
-        return
-    for item in bounds.items:
-        formula(reading, Entry("between", item.span, item), "a bound of between")
-
-
-def _refuse_output(reading: Reading, entry: Entry | None) -> None:
-    if entry is None:
-        return
-    formula(reading, entry, "output")
-    expected = "no `output`; a last step on the weighted sum comes in a later version"
-    reading.mistake("`output` can't be compiled yet", entry.span, expected)
-
-
 def _claims(reading: Reading, entry: Entry | None) -> RawClaims:
     if entry is None:
         return RawClaims()
     found = known_entries(reading, entry.value, "claims", CLAIM_FIELDS)
     rows = found.get("rows_sum_to")
     total = formula(reading, rows, "rows_sum_to") if rows else None
-    flags = [truth(reading, found.get(field), False) for field in CLAIM_FIELDS[1:]]
-    return RawClaims(total, *flags)
+    shift, nonnegative, sparse = (truth(reading, found.get(field), False) for field in CLAIM_FIELDS[1:])
+    return RawClaims(total, shift, nonnegative, sparse, tuple((claim.key, claim.span) for claim in found.values()))

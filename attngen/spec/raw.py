@@ -32,18 +32,28 @@ class RawInput:
 
 
 @dataclass(frozen=True, slots=True)
+class RawRoot:
+    residual: Formula
+    low: Formula
+    high: Formula
+
+
+@dataclass(frozen=True, slots=True)
 class RawLet:
     name: str
     span: Span
-    formula: Formula
+    formula: Formula | RawRoot
 
 
 @dataclass(frozen=True, slots=True)
 class RawClaims:
+    """`places`: where each claim that the spec names stands."""
+
     rows_sum_to: Formula | None = None
     shift_invariant: bool = False
     nonnegative: bool = False
     sparse: bool = False
+    places: tuple[tuple[str, Span], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,7 @@ class RawSpec:
     lets: tuple[RawLet, ...]
     score: Formula | None
     weights: Formula | None
+    output: Formula | None
     claims: RawClaims
     mistakes: tuple[Diagnostic, ...]
     refused: frozenset[str] = frozenset()

@@ -49,15 +49,15 @@ _OVER_KEYS = {"min": "amin(x) for the smallest of the keys", "max": "amax(x) for
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a formula may use. `elsewhere`: names that exist but not here, and why; `unsure`: names with a mistake of
-    their own, which are not told of again."""
+    """What a formula may use. `elsewhere`: names that exist but not here, and what would be right; `unsure`: names with
+    a mistake of their own, which are not told of again."""
 
     place: str
     names: frozenset[str]
     statics: Mapping[str, Number] = field(default_factory=dict)
     elsewhere: Mapping[str, str] = field(default_factory=dict)
     unsure: frozenset[str] = frozenset()
-    reductions: bool = False
+    reductions: tuple[ReductionKind, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,21 +118,22 @@ class _Resolver:
             self.unsure = True
         elif tree.id in self.scope.elsewhere:
             self.misplaced(tree.id, tree.span)
-        elif tree.id in FUNCTIONS or tree.id in REDUCTIONS:
+        elif tree.id in (*FUNCTIONS, *REDUCTIONS, *self.scope.reductions):
             self.wrong(f"'{tree.id}' needs its arguments", tree.span, _form(tree.id))
         else:
             self.unknown("name", tree.id, tree.span)
         return Number(_ZERO, tree.span)
 
     def call(self, tree: Call) -> Expr:
-        if tree.name in REDUCTIONS:
+        known = tree.name not in self.scope.elsewhere
+        if known and tree.name in (*REDUCTIONS, *self.scope.reductions):
             return self.reduction(tree)
         if tree.name in FUNCTIONS:
             return self.function(tree)
         if tree.name in self.scope.names or tree.name in self.scope.statics:
             expected = f"{tree.name}, or {tree.name} * (...) for a product"
             self.wrong(f"'{tree.name}' is not a function", tree.name_span, expected)
-        elif tree.name in self.scope.elsewhere:
+        elif not known:
             self.misplaced(tree.name, tree.name_span)
         else:
             self.unknown("function", tree.name, tree.name_span)
@@ -151,8 +152,8 @@ class _Resolver:
         return Apply(tree.name, args, tree.span)
 
     def reduction(self, tree: Call) -> Expr:
-        kind: ReductionKind = REDUCTIONS[REDUCTIONS.index(tree.name)]
-        if not self.scope.reductions:
+        kind = next(kind for kind in (*REDUCTIONS, *self.scope.reductions) if kind == tree.name)
+        if kind not in self.scope.reductions:
             message = f"a reduction can't stand in {self.scope.place}"
             self.wrong(message, tree.name_span, "reductions over the keys in `weights` and `let`")
         if len(tree.args) != (kind != "count"):
@@ -168,7 +169,7 @@ class _Resolver:
         self.wrong(f"'{name}' can't stand in {self.scope.place}", span, self.scope.elsewhere[name])
 
     def unknown(self, what: str, name: str, span: Span) -> None:
-        callables = (*FUNCTIONS, *REDUCTIONS)
+        callables = (*FUNCTIONS, *(self.scope.reductions or REDUCTIONS))
         known = callables if what == "function" else (*sorted({*self.scope.names, *self.scope.statics}), *callables)
         spelling = _SPELLINGS.get(name)
         close = None if spelling else near(name, known)

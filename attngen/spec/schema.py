@@ -17,6 +17,10 @@ _FORMULA = (
     f"Reductions over the keys that the row sees: {', '.join(REDUCTIONS)}. Operators: + - * / **, and comparisons, "
     "and, or, not as the first argument of where."
 )
+_OUTPUT = (
+    "What becomes of a channel of the weighted sum o, such as o / sqrt(csum(o ** 2)): a formula of o, csum(x), the sum "
+    "over the channels, and of what is one number per row."
+)
 _FORMULA_OR_NUMBER = ["string", "number"]  # `weights: 1` is a number to YAML
 
 
@@ -71,9 +75,18 @@ def _input() -> dict[str, object]:
 
 
 def _let() -> dict[str, object]:
-    bounds = {"type": "array", "items": _formula("A bound."), "minItems": 2, "maxItems": 2}
-    root: dict[str, object] = {"root": _formula("What is zero at the value looked for."), "between": bounds}
-    return {"oneOf": [_formula(_FORMULA), _record("Not compiled yet: an implicit value.", root, list(root))]}
+    bounds = {
+        "type": "array",
+        "items": _formula("A bound: a formula of earlier lets, constant within a row."),
+        "minItems": 2,
+        "maxItems": 2,
+    }
+    root: dict[str, object] = {"root": _formula("What is zero at the value that is looked for."), "between": bounds}
+    implicit = (
+        "A row value that is only known implicitly: the one between two bounds at which `root`, a formula of the let's "
+        "own name that is constant within a row but for reductions, is zero."
+    )
+    return {"oneOf": [_formula(_FORMULA), _record(implicit, root, list(root))]}
 
 
 def _claims() -> dict[str, object]:
@@ -108,7 +121,7 @@ def schema() -> dict[str, object]:
         "let": _named("Intermediate formulas; each may use those before it.", _let()),
         "score": _formula("What s is. Without it, scale * qk. No reductions, no lets."),
         "weights": _formula(f"The weight of key j in row i. {_FORMULA}"),
-        "output": _formula("Not compiled yet: a last step on the weighted sum o."),
+        "output": _formula(_OUTPUT),
         "claims": _claims(),
     }
     spec = _record("How one row of attention weights comes from one row of scores.", properties, ["name", "weights"])

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from attngen.ir import AXES
-from attngen.spec import fields
+from attngen.spec import fields, lets
 from attngen.spec.schema import schema, schema_text
 
 SPECS = sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))
@@ -85,7 +85,7 @@ def test_fields_are_those_that_are_read() -> None:
     assert set(static["properties"]) == {"kind", "default"}
     assert tensor["properties"]["shape"]["items"]["enum"] == list(AXES)
     root = properties["let"]["additionalProperties"]["oneOf"][1]
-    assert set(root["properties"]) == set(fields.ROOT_FIELDS)
+    assert set(root["properties"]) == set(lets.ROOT_FIELDS)
 
 
 def test_it_names_its_dialect() -> None:
