@@ -21,16 +21,41 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True)
+class AuxRow:
+    """A row value that a call returns on request: `name` as its field, the saved row that it is, its meaning.
+
+    `prefix` stands before the meaning, "log " or nothing; `suffix` behind it, where a sum is relative to a pivot.
+    """
+
+    name: str
+    row: str
+    prefix: str
+    meaning: ir.Expr
+    suffix: str = ""
+    is_pivot: bool = False
+
+    @property
+    def of_nothing(self) -> str:
+        """Its value for a row that sees no key."""
+        kind = self.meaning.kind if isinstance(self.meaning, ir.Reduce) else "sum"
+        if self.is_pivot or (kind == "sum" and not self.prefix):
+            return "0"
+        return "inf" if kind == "amin" else "-inf"
+
+
+@dataclass(frozen=True, slots=True)
 class OpPlan:
     """What an op's kernels compute.
 
-    `saved_rows`: row values (fp32, one per query) that the forward stores for the backward; `saved_accumulators`:
-    accumulators it stores (fp32, Dv per query). `handed_over`: row values that the query kernel of the backward
-    computes and the key kernel reads. `row_sums`: sums over keys for the gradients of row-level inputs.
+    `aux`: what a caller may ask for. `saved_rows`: row values (fp32, one per query) that the forward stores for the
+    backward and for `aux`; `saved_accumulators`: accumulators it stores (fp32, Dv per query). `handed_over`: row values
+    that the query kernel of the backward computes and the key kernel reads. `row_sums`: sums over keys for the
+    gradients of row-level inputs.
     """
 
     normalizer: ir.Normalizer
     analysis: Analysis
+    aux: tuple[AuxRow, ...]
     saved_rows: tuple[str, ...]
     saved_accumulators: tuple[str, ...]
     handed_over: tuple[str, ...]
@@ -46,12 +71,13 @@ class OpPlan:
 
 def schedule(normalizer: ir.Normalizer, analysis: Analysis) -> OpPlan:
     """What the kernels of an analysed normalizer save, read, hand on and cost."""
-    backward = analysis.backward
+    backward, aux = analysis.backward, _aux(analysis)
     by_level = {level: tuple(g for g in backward.inputs if g.level == level) for level in ("row", "key", "pair")}
     return OpPlan(
         normalizer=normalizer,
         analysis=analysis,
-        saved_rows=_saved_rows(analysis),
+        aux=aux,
+        saved_rows=tuple(dict.fromkeys(_saved_rows(analysis) + tuple(a.row for a in aux))),
         saved_accumulators=tuple(p.accumulator for p in backward.products),
         handed_over=_handed_over(analysis),
         row_gradients=by_level["row"],
@@ -66,6 +92,23 @@ def _backward_names(analysis: Analysis) -> frozenset[str]:
     exprs = [backward.weights, backward.dqk, *(p.body for p in backward.prepass)]
     exprs += [g.value for g in backward.inputs] + [s.body for g in backward.inputs for s in g.sums]
     return frozenset().union(*map(ir.names, exprs))
+
+
+def _aux(analysis: Analysis) -> tuple[AuxRow, ...]:
+    """The statistics, under the spec's names where it has any; what is relative to a pivot comes with its pivot."""
+    rows: dict[str, AuxRow] = {}
+    for this in analysis.forward.passes:
+        pivots = {p.name: p for p in this.pivots}
+        for carry, statistic in zip(this.carries, this.statistics, strict=True):
+            relative = carry.pivot is not None and not statistic.logarithmic
+            suffix = f", relative to {carry.pivot}" if relative else ""
+            prefix = "log " if statistic.logarithmic else ""
+            row = AuxRow(statistic.label or statistic.name, statistic.name, prefix, statistic.meaning, suffix)
+            rows.setdefault(row.name, row)
+            if relative:
+                exponent = ir.Reduce("amax", pivots[str(carry.pivot)].exponent)
+                rows[str(carry.pivot)] = AuxRow(str(carry.pivot), str(carry.pivot), "", exponent, is_pivot=True)
+    return tuple(rows.values())
 
 
 def _saved_rows(analysis: Analysis) -> tuple[str, ...]:

@@ -221,7 +221,8 @@ def softpick_forward(
     out = tl.where((visible_count > 0)[:, None], out, 0.0)
     row = tl.cast(batch_head, tl.int64) * n_q
     _store_tile(out_ptr + row * VALUE_DIM, first_row, n_q, VALUE_DIM, out, BLOCK_M, BLOCK_DV, VALUE_DIM)
-    tl.store(lse_ptr + row + rows, lse, mask=rows < n_q)
+    if lse_ptr is not None:
+        tl.store(lse_ptr + row + rows, lse, mask=rows < n_q)
 
 
 @triton.jit
@@ -302,12 +303,14 @@ def softpick_backward_query(
                 visible = behind_first < visible_count.to(tl.uint32)[:, None]
 
                 ds = tl.where(visible, ds, 0.0)
-            dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
+            if dq_ptr is not None:
+                dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
 
     # Epilogue
 
-    dq = dq * (scale)
-    _store_tile(dq_ptr + row * HEAD_DIM, first_row, n_q, HEAD_DIM, dq, BLOCK_M, BLOCK_D, HEAD_DIM)
+    if dq_ptr is not None:
+        dq = dq * (scale)
+        _store_tile(dq_ptr + row * HEAD_DIM, first_row, n_q, HEAD_DIM, dq, BLOCK_M, BLOCK_D, HEAD_DIM)
     tl.store(delta_ptr + row + rows, delta, mask=rows < n_q)
 
 
@@ -394,13 +397,17 @@ def softpick_backward_key(
 
                     p = tl.where(visible, p, 0.0)
                     ds = tl.where(visible, ds, 0.0)
-                dv = tl.dot(p.to(do.dtype), do, dv, input_precision=PRECISION)
-                dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)
+                if dv_ptr is not None:
+                    dv = tl.dot(p.to(do.dtype), do, dv, input_precision=PRECISION)
+                if dk_ptr is not None:
+                    dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)
     key_row = tl.cast(batch_kv_head, tl.int64) * n_k
 
-    dk = dk * (scale)
-    _store_tile(dk_ptr + key_row * HEAD_DIM, first_key, n_k, HEAD_DIM, dk, BLOCK_N, BLOCK_D, HEAD_DIM)
-    _store_tile(dv_ptr + key_row * VALUE_DIM, first_key, n_k, VALUE_DIM, dv, BLOCK_N, BLOCK_DV, VALUE_DIM)
+    if dk_ptr is not None:
+        dk = dk * (scale)
+        _store_tile(dk_ptr + key_row * HEAD_DIM, first_key, n_k, HEAD_DIM, dk, BLOCK_N, BLOCK_D, HEAD_DIM)
+    if dv_ptr is not None:
+        _store_tile(dv_ptr + key_row * VALUE_DIM, first_key, n_k, VALUE_DIM, dv, BLOCK_N, BLOCK_DV, VALUE_DIM)
 
 
 KERNELS = (
@@ -609,12 +616,17 @@ def _strides(uses: tuple[tuple[int, tuple[int, ...]], ...], inputs: Inputs) -> l
     return [inputs[position].stride(dim) for position, dims in uses for dim in dims]
 
 
-def launch_forward(query: Tensor, key: Tensor, value: Tensor, inputs: Inputs, call: Call) -> tuple[Tensor, ...]:
-    """Run the forward kernel: (output, *saved row values, *saved accumulators). `inputs` are views of their axes' rank."""
+def launch_forward(
+    query: Tensor, key: Tensor, value: Tensor, inputs: Inputs, call: Call, kept: int
+) -> tuple[Tensor, ...]:
+    """Run the forward kernel: the first `kept` of (output, *saved row values, *saved accumulators).
+
+    `inputs` are views of their axes' rank. A kernel doesn't store to a pointer that is None.
+    """
     query, key, value = _addressable(query), _addressable(key), _addressable(value)
     batch, heads, n_q, _ = query.shape
     out = query.new_empty(batch, heads, n_q, value.shape[-1])
-    saved = [_rows(query) for _ in range(1)]
+    saved: list[Tensor | None] = [_rows(query) if kept >= WITH_ROWS else None for _ in range(1)]
     constants = _constants("forward", query, value, call)
     grid = (triton.cdiv(n_q, constants["BLOCK_M"]) * batch * heads,)
     softpick_forward[grid](
@@ -622,35 +634,42 @@ def launch_forward(query: Tensor, key: Tensor, value: Tensor, inputs: Inputs, ca
         *query.stride(), *key.stride(), *value.stride(), *_strides((), inputs),
         heads, heads // key.shape[1], n_q, key.shape[2], call.scale, call.left, call.right, call.offset, **constants,
     )  # fmt: skip
-    return out, *saved
+    return out, *(x for x in saved if x is not None)
 
 
 def launch_backward(
-    d_out: Tensor, query: Tensor, key: Tensor, value: Tensor, inputs: Inputs, results: tuple[Tensor, ...], call: Call
-) -> tuple[Tensor, ...]:
-    """Run the backward kernels: (dQ, dK, dV, *raw input gradients). `results` is what `launch_forward` returned.
+    d_out: Tensor, query: Tensor, key: Tensor, value: Tensor, inputs: Inputs, results: tuple[Tensor, ...], call: Call,
+    wanted: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """Run those backward kernels that are needed: (dQ, dK, dV, *raw input gradients), None for what isn't wanted.
 
-    Raw gradients are float32: (B, Hq, Nq) for inputs that vary with the row or less, (B, Hq, Nk) with the key, and of
-    the input's own axes with both; `_reduced` brings them to the inputs' shapes.
+    `results` are those of `launch_forward` that `NEEDED` says. Raw gradients are float32: (B, Hq, Nq) for inputs that
+    vary with the row or less, (B, Hq, Nk) with the key, and of the input's own axes with both; `_reduced` brings them
+    to the inputs' shapes.
     """
     query, key, value, d_out = _addressable(query), _addressable(key), _addressable(value), _addressable(d_out)
     batch, heads, n_q, _ = query.shape
     kv_heads, n_k = key.shape[1], key.shape[2]
     out, *saved = results
-    dq, dk, dv = query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+    wants_q, wants_k, wants_v = wanted
+    dq = query.new_empty(query.shape) if wants_q else None
+    dk = key.new_empty(key.shape) if wants_k else None
+    dv = value.new_empty(value.shape) if wants_v else None
     delta = _rows(query)
     strides = (*d_out.stride(), *query.stride(), *key.stride(), *value.stride())
     sizes = (heads, heads // kv_heads, n_q, n_k, call.scale, call.left, call.right, call.offset)
-    constants = _constants("backward_query", query, value, call)
-    softpick_backward_query[(triton.cdiv(n_q, constants["BLOCK_M"]) * batch * heads,)](
-        d_out, query, key, value, out, *saved, dq, delta,
-        *strides, *_strides((), inputs), *sizes, **constants,
-    )  # fmt: skip
-    constants = _constants("backward_key", query, value, call)
-    softpick_backward_key[(triton.cdiv(n_k, constants["BLOCK_N"]) * batch * kv_heads,)](
-        d_out, query, key, value, saved[0], delta, dk, dv,
-        *strides, *_strides((), inputs), *sizes, **constants,
-    )  # fmt: skip
+    if wants_q or wants_k:  # dV alone needs nothing that this kernel hands over
+        constants = _constants("backward_query", query, value, call)
+        softpick_backward_query[(triton.cdiv(n_q, constants["BLOCK_M"]) * batch * heads,)](
+            d_out, query, key, value, out, *saved, dq, delta,
+            *strides, *_strides((), inputs), *sizes, **constants,
+        )  # fmt: skip
+    if wants_k or wants_v:
+        constants = _constants("backward_key", query, value, call)
+        softpick_backward_key[(triton.cdiv(n_k, constants["BLOCK_N"]) * batch * kv_heads,)](
+            d_out, query, key, value, saved[0], delta, dk, dv,
+            *strides, *_strides((), inputs), *sizes, **constants,
+        )  # fmt: skip
     return dq, dk, dv
 
 
@@ -726,13 +745,15 @@ def _portable_tile(query: Tensor, value: Tensor, call: Call) -> Tile:
     return OVERRIDES.get("portable") or _tuned("portable", query, value, call) or PORTABLE_TILE
 
 
-def portable_forward(query: Tensor, key: Tensor, value: Tensor, inputs: Inputs, call: Call) -> tuple[Tensor, ...]:
+def portable_forward(
+    query: Tensor, key: Tensor, value: Tensor, inputs: Inputs, call: Call, kept: int
+) -> tuple[Tensor, ...]:
     """As `launch_forward`, in plain torch: O(N) memory, any device, float64 too."""
     tile = _portable_tile(query, value, call)
     views = _views(query, key, inputs)
     n_q = query.shape[2]
     blocks = [
-        _portable_rows(query, key, value, views, call, (first, min(first + tile.block_m, n_q)))
+        _portable_rows(query, key, value, views, call, (first, min(first + tile.block_m, n_q)))[:kept]
         for first in range(0, max(n_q, 1), tile.block_m)
     ]
     return tuple(torch.cat(parts, dim=2) for parts in zip(*blocks, strict=True))
@@ -796,13 +817,14 @@ def _live_rows(rows: tuple[int, int], n_k: int, call: Call, like: Tensor) -> Ten
 
 
 def portable_backward(
-    d_out: Tensor, query: Tensor, key: Tensor, value: Tensor, inputs: Inputs, results: tuple[Tensor, ...], call: Call
-) -> tuple[Tensor, ...]:
+    d_out: Tensor, query: Tensor, key: Tensor, value: Tensor, inputs: Inputs, results: tuple[Tensor, ...], call: Call,
+    wanted: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:  # fmt: skip
     """As `launch_backward`, in plain torch."""
-    out = results[0]
-    saved = results[1:]
+    out, *saved = results
     tile = _portable_tile(query, value, call)
     dtype, group, n_q, n_k = _wide(query), query.shape[1] // key.shape[1], query.shape[2], key.shape[2]
+    wants_q, wants_k, wants_v = wanted
     spans = [(first, min(first + tile.block_n, n_k)) for first in range(0, max(n_k, 1), tile.block_n)]
     dk = [key.new_zeros(*key.shape[:2], last - first, key.shape[3], dtype=dtype) for first, last in spans]
     dv = [value.new_zeros(*value.shape[:2], last - first, value.shape[3], dtype=dtype) for first, last in spans]
@@ -835,14 +857,18 @@ def portable_backward(
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
-            dq_block = dq_block + ds @ k
-            dk[block] = dk[block] + _over_group(ds.mT @ q, group)
-            dv[block] = dv[block] + _over_group(p.mT @ do, group)
-        dq.append(dq_block)
+            if wants_q:
+                dq_block = dq_block + ds @ k
+            if wants_k:
+                dk[block] = dk[block] + _over_group(ds.mT @ q, group)
+            if wants_v:
+                dv[block] = dv[block] + _over_group(p.mT @ do, group)
+        if wants_q:
+            dq.append(dq_block)
     return (
-        torch.cat(dq, dim=2).to(query.dtype),
-        torch.cat(dk, dim=2).to(key.dtype),
-        torch.cat(dv, dim=2).to(value.dtype),
+        torch.cat(dq, dim=2).to(query.dtype) if wants_q else None,
+        torch.cat(dk, dim=2).to(key.dtype) if wants_k else None,
+        torch.cat(dv, dim=2).to(value.dtype) if wants_v else None,
     )
 
 
@@ -856,7 +882,7 @@ def _hidden(rows: tuple[int, int], keys: tuple[int, int], call: Call) -> bool:
 
 
 INPUT_AXES: tuple[tuple[str, ...], ...] = ()
-# (input, level) in the order of the backward's results
+# (input, level): what the backward can give beside dQ, dK and dV, in this order
 GRADIENTS: tuple[tuple[int, str], ...] = ()
 
 
@@ -873,30 +899,39 @@ def _interpretable(tensors: list[Tensor]) -> list[Tensor]:
     return [x.float() if wide and x.dtype == torch.bfloat16 else x for x in tensors]
 
 
+STATISTICS: tuple[int, ...] = (1,)  # which results of the forward `Aux` holds
+# How many tensors a forward returns: the output alone, with values of rows, with all that a backward needs.
+OUTPUT_ALONE, WITH_ROWS, WITH_ALL = 1, 2, 2
+NEEDED = slice(0, None)  # which of them the backward reads
+
+
 def _forward(
     query: Tensor, key: Tensor, value: Tensor, inputs: list[Tensor], scale: float, left: int, right: int, offset: int,
+    kept: int,
 ) -> list[Tensor]:  # fmt: skip
     call = Call(scale, left, right, offset)
     if not _on_kernels(query):
         with _without_autocast(query.device):
-            return [x.contiguous() for x in portable_forward(query, key, value, tuple(inputs), call)]
-    out, *saved = launch_forward(*_interpretable([query, key, value]), tuple(inputs), call)
+            return [x.contiguous() for x in portable_forward(query, key, value, tuple(inputs), call, kept)]
+    out, *saved = launch_forward(*_interpretable([query, key, value]), tuple(inputs), call, kept)
     return [out.to(query.dtype), *saved]
 
 
 def _backward(
-    d_out: Tensor, query: Tensor, key: Tensor, value: Tensor, inputs: list[Tensor], results: list[Tensor],
-    scale: float, left: int, right: int, offset: int,
+    d_out: Tensor, d_saved: list[Tensor], query: Tensor, key: Tensor, value: Tensor, inputs: list[Tensor],
+    results: list[Tensor], scale: float, left: int, right: int, offset: int, places: list[int], wanted: list[bool],
 ) -> list[Tensor]:  # fmt: skip
     call = Call(scale, left, right, offset)
+    tensors = (query, key, value, tuple(inputs))
     if _on_kernels(query):
-        tensors = _interpretable([d_out, query, key, value])
+        low = _interpretable([d_out, query, key, value])
         results = [*_interpretable(results[:1]), *results[1:]]
-        raw = launch_backward(*tensors, tuple(inputs), tuple(results), call)
+        raw = launch_backward(*low, tuple(inputs), tuple(results), call, tuple(wanted))
     else:
         with _without_autocast(query.device):
-            raw = portable_backward(d_out, query, key, value, tuple(inputs), tuple(results), call)
-    return _gradients(raw, query, key, value, inputs)
+            raw = portable_backward(d_out, *tensors, tuple(results), call, tuple(wanted))
+    with _without_autocast(query.device):
+        return _gradients(raw, d_saved, places, tensors, call)
 
 
 def _without_autocast(device: torch.device) -> torch.autocast:
@@ -905,16 +940,47 @@ def _without_autocast(device: torch.device) -> torch.autocast:
 
 
 def _gradients(
-    raw: tuple[Tensor, ...], query: Tensor, key: Tensor, value: Tensor, inputs: list[Tensor]
-) -> list[Tensor]:
-    """What the backward returns: dQ, dK, dV and the gradients of `GRADIENTS`, in their tensors' types."""
+    raw: tuple[Tensor | None, ...], d_saved: list[Tensor], places: list[int],
+    tensors: tuple[Tensor, Tensor, Tensor, Inputs], call: Call,
+) -> list[Tensor]:  # fmt: skip
+    """What the backward returns: the wanted ones of dQ, dK, dV and of `GRADIENTS`, in their tensors' types."""
+    query, key, value, inputs = tensors
     group = query.shape[1] // key.shape[1]
-    tensors = zip(raw[:3], (query, key, value), strict=True)
-    found = [gradient.to(tensor.dtype).contiguous() for gradient, tensor in tensors]
-    for gradient, (position, level) in zip(raw[3:], GRADIENTS, strict=True):
-        reduced = _reduced(gradient, level, INPUT_AXES[position], group)
-        found.append(reduced.to(inputs[position].dtype).contiguous())
-    return found
+    reduced = [
+        None if gradient is None else _reduced(gradient, level, INPUT_AXES[position], group)
+        for gradient, (position, level) in zip(raw[3:], GRADIENTS, strict=True)
+    ]
+    found = [*raw[:3], *reduced]
+    if places:
+        more = _of_saved(d_saved, places, tensors, call)
+        found = [None if a is None else a + b for a, b in zip(found, more, strict=True)]
+    like = (query, key, value, *(inputs[position] for position, _ in GRADIENTS))
+    return [x.to(y.dtype).contiguous() for x, y in zip(found, like, strict=True) if x is not None]
+
+
+def _of_saved(
+    d_saved: list[Tensor], places: list[int], tensors: tuple[Tensor, Tensor, Tensor, Inputs], call: Call
+) -> list[Tensor]:
+    """Gradients through those results of the forward, in the order of dQ, dK, dV and `GRADIENTS`.
+
+    The portable implementation is differentiated by torch, some rows at a time: right, in memory linear in the length,
+    and slower than the kernels.
+    """
+    query, key, value, inputs = tensors
+    n_q, step = query.shape[2], _portable_tile(query, value, call).block_m
+    leaves = (*(x.to(_wide(x)) for x in (query, key, value)), *inputs)
+    total = [torch.zeros_like(leaf) for leaf in leaves]
+    for first in range(0, n_q, step):
+        rows = (first, min(first + step, n_q))
+
+        def saved(query: Tensor, key: Tensor, value: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+            results = _portable_rows(query, key, value, _views(query, key, inputs), call, rows)  # noqa: B023
+            return tuple(results[place] for place in places)
+
+        _, pullback = torch.func.vjp(saved, *leaves)
+        found = pullback(tuple(x[:, :, rows[0] : rows[1]] for x in d_saved))
+        total = [a + b for a, b in zip(total, found, strict=True)]
+    return [*total[:3], *(total[3 + position] for position, _ in GRADIENTS)]
 
 
 def _reduced(gradient: Tensor, level: str, axes: tuple[str, ...], group: int) -> Tensor:
@@ -930,19 +996,20 @@ def _reduced(gradient: Tensor, level: str, axes: tuple[str, ...], group: int) ->
 
 def _forward_fake(
     query: Tensor, key: Tensor, value: Tensor, inputs: list[Tensor], scale: float, left: int, right: int, offset: int,
+    kept: int,
 ) -> list[Tensor]:  # fmt: skip
     out = query.new_empty((*query.shape[:3], value.shape[-1]))
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
-    rows = [query.new_empty(query.shape[:3], dtype=wide) for _ in range(1)]
-    return [out, *rows, *(torch.empty_like(out, dtype=wide) for _ in range(0))]
+    rows = [query.new_empty(query.shape[:3], dtype=wide) for _ in range(OUTPUT_ALONE, min(kept, WITH_ROWS))]
+    return [out, *rows, *(torch.empty_like(out, dtype=wide) for _ in range(WITH_ROWS, kept))]
 
 
 def _backward_fake(
-    d_out: Tensor, query: Tensor, key: Tensor, value: Tensor, inputs: list[Tensor], results: list[Tensor],
-    scale: float, left: int, right: int, offset: int,
+    d_out: Tensor, d_saved: list[Tensor], query: Tensor, key: Tensor, value: Tensor, inputs: list[Tensor],
+    results: list[Tensor], scale: float, left: int, right: int, offset: int, places: list[int], wanted: list[bool],
 ) -> list[Tensor]:  # fmt: skip
-    found = [x.new_empty(x.shape) for x in (query, key, value)]
-    return found + [inputs[position].new_empty(inputs[position].shape) for position, _ in GRADIENTS]
+    like = (query, key, value, *(inputs[position] for position, _ in GRADIENTS))
+    return [x.new_empty(x.shape) for x, here in zip(like, wanted, strict=True) if here]
 
 
 NAMESPACE = "attngen"
@@ -960,12 +1027,12 @@ OP = _free_name("softpick_f161c4f3")
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
 _CALL = "float scale, SymInt left, SymInt right, SymInt offset"
 _library.define(
-    f"{OP}(Tensor query, Tensor key, Tensor value, Tensor[] inputs, {_CALL}) -> Tensor[]",
+    f"{OP}(Tensor query, Tensor key, Tensor value, Tensor[] inputs, {_CALL}, int kept) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
-    f"{OP}_backward(Tensor d_out, Tensor query, Tensor key, Tensor value, Tensor[] inputs, Tensor[] results, {_CALL})"
-    " -> Tensor[]",
+    f"{OP}_backward(Tensor d_out, Tensor[] d_saved, Tensor query, Tensor key, Tensor value, Tensor[] inputs, "
+    f"Tensor[] results, {_CALL}, int[] places, bool[] wanted) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.impl(OP, _forward, "CompositeExplicitAutograd")
@@ -989,93 +1056,125 @@ def _forward_flops(query: Any, key: Any, value: Any, *args: Any, out_shape: Any 
 
 @register_flop_formula(backward_op)
 def _backward_flops(
-    d_out: Any, query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any
-) -> int:
-    """The usual count: S, dQ, dK over D and dP, dV over Dv; what is recomputed doesn't count."""
-    return _products(query, key) * (3 * query[-1] + 2 * value[-1])
+    d_out: Any, d_saved: Any, query: Any, key: Any, value: Any, inputs: Any, results: Any, scale: Any, left: Any,
+    right: Any, offset: Any, places: Any, wanted: Any, out_shape: Any = None, **kwargs: Any,
+) -> int:  # fmt: skip
+    """The usual count: S, dQ, dK over D and dP, dV over Dv, if wanted; what is recomputed doesn't count."""
+    dq, dk, dv, *others = wanted
+    over_d, over_dv = 1 + dq + dk, dv + any((dq, dk, *others))
+    return _products(query, key) * (over_d * query[-1] + over_dv * value[-1])
+
+
+# ------------------------------------------------------------------------------------- gradients, transforms
+
+
+class Request(NamedTuple):
+    """What is asked of a backward beside its tensors: those are d_out, d_saved, query, key, value, inputs, results."""
+
+    call: Call
+    places: tuple[int, ...]  # which results of the forward, beside the output, have gradients: d_saved
+    wanted: tuple[bool, ...]  # dQ, dK, dV, and those of GRADIENTS
+    n_inputs: int
+
+    @property
+    def n_primal(self) -> int:
+        """How many tensors the gradients are functions of: all but the results, which are functions themselves."""
+        return 1 + len(self.places) + 3 + self.n_inputs
+
+
+def _kept(tensors: tuple[Tensor, ...], return_aux: bool) -> int:
+    """What the forward returns: no more than the caller, or a backward that may follow, has a use for."""
+    transformed = torch._C._are_functorch_transforms_active()
+    if torch.is_grad_enabled() and (transformed or any(x.requires_grad for x in tensors)):
+        return WITH_ALL
+    return WITH_ROWS if return_aux else OUTPUT_ALONE
 
 
 class _Attention(torch.autograd.Function):
-    """(query, key, value, call, *inputs) -> (output, *saved); the saved values carry no gradient."""
+    """(query, key, value, call, kept, *inputs) -> the first `kept` of (output, *saved)."""
 
     @staticmethod
-    def forward(query: Tensor, key: Tensor, value: Tensor, call: Call, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(forward_op(query, key, value, list(inputs), *call))
+    def forward(
+        query: Tensor, key: Tensor, value: Tensor, call: Call, kept: int, *inputs: Tensor
+    ) -> tuple[Tensor, ...]:
+        return tuple(forward_op(query, key, value, list(inputs), *call, kept))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        query, key, value, ctx.call, *others = inputs
+        query, key, value, ctx.call, ctx.kept, *others = inputs
         ctx.n_inputs = len(others)
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(query, key, value, *others, *output)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(query, key, value, *others, *output[NEEDED])
         ctx.save_for_forward(query, key, value, *others)
 
     @staticmethod
-    def backward(ctx: Any, d_out: Tensor, *_: Any) -> tuple[Any, ...]:
-        dq, dk, dv, *others = _gradient_function().apply(d_out, ctx.call, ctx.n_inputs, *ctx.saved_tensors)
-        return dq, dk, dv, None, *_by_position(others, ctx.n_inputs)
+    def backward(ctx: Any, *d_results: Any) -> tuple[Any, ...]:
+        needs = ctx.needs_input_grad
+        wanted = (*needs[:3], *(needs[5 + position] for position, _ in GRADIENTS))
+        dq, dk, dv, others = _requested(ctx, wanted, d_results)
+        return dq, dk, dv, None, None, *others
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-        query, key, value, call, *inputs = args
-        if _apart(in_dims[4:]):
+        query, key, value, call, kept, *inputs = args
+        if _apart(in_dims[5:]):
             return _one_by_one(info, in_dims, _function(), args)
-        flat = _folded(info, (*in_dims[:3], *in_dims[4:]), (query, key, value, *inputs), 3)
-        return _unfolded(info, _function().apply(*flat[:3], call, *flat[3:]))
+        flat = _folded(info, (*in_dims[:3], *in_dims[5:]), (query, key, value, *inputs), 3)
+        return _unfolded(info, _function().apply(*flat[:3], call, kept, *flat[3:]))
 
 
 class _AttentionForwardMode(_Attention):
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Any, ...]:
         query, key, value, *inputs = ctx.saved_tensors
 
         def plain(*tensors: Tensor) -> tuple[Tensor, ...]:
             with _without_autocast(tensors[0].device):
-                return portable_forward(*tensors[:3], tensors[3:], ctx.call)
+                return portable_forward(*tensors[:3], tensors[3:], ctx.call, ctx.kept)
 
-        tangents = (*tangents[:3], *tangents[4:])
-        out, *saved = _directional(plain, (query, key, value, *inputs), tangents)
-        return out, *(None for _ in saved)
+        return tuple(_directional(plain, (query, key, value, *inputs), (*tangents[:3], *tangents[5:])))
 
 
 class _AttentionBackward(torch.autograd.Function):
     """A function of its own, so that gradients have gradients: by torch from the portable implementation."""
 
     @staticmethod
-    def forward(d_out: Tensor, call: Call, n_inputs: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        query, key, value = tensors[:3]
-        inputs, results = list(tensors[3 : 3 + n_inputs]), list(tensors[3 + n_inputs :])
-        return tuple(backward_op(d_out, query, key, value, inputs, results, *call))
+    def forward(request: Request, *tensors: Tensor) -> tuple[Tensor, ...]:
+        call, places, wanted, n_inputs = request
+        d_out, *d_saved = tensors[: 1 + len(places)]
+        query, key, value, *others = tensors[1 + len(places) :]
+        inputs, results = others[:n_inputs], others[n_inputs:]
+        return tuple(backward_op(d_out, d_saved, query, key, value, inputs, results, *call, list(places), list(wanted)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        d_out, ctx.call, ctx.n_inputs, *tensors = inputs
-        ctx.save_for_backward(d_out, *tensors)
-        ctx.save_for_forward(d_out, *tensors)
+        ctx.request, *tensors = inputs
+        ctx.n_results = len(tensors) - ctx.request.n_primal
+        ctx.save_for_backward(*tensors[: ctx.request.n_primal])
+        ctx.save_for_forward(*tensors[: ctx.request.n_primal])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        tensors = ctx.saved_tensors[: 4 + ctx.n_inputs]
-        _, pullback = torch.func.vjp(_plain_backward(ctx.call), *tensors)
-        d_d_out, *others = pullback(tuple(cotangents))
-        rest = len(ctx.saved_tensors) - len(tensors)
-        return d_d_out, None, None, *others, *(None for _ in range(rest))
+        _, pullback = torch.func.vjp(_plain_backward(ctx.request), *ctx.saved_tensors)
+        return None, *pullback(tuple(cotangents)), *(None for _ in range(ctx.n_results))
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-        d_out, call, n_inputs, *tensors = args
+        request, *tensors = args
+        first = request.n_primal - request.n_inputs
+        axes = [INPUT_AXES[place] for (place, _), here in zip(GRADIENTS, request.wanted[3:], strict=True) if here]
         # A gradient that is summed over the batch must not be summed over the mapped axis.
-        if _apart(in_dims[6 : 6 + n_inputs]) or any("batch" not in INPUT_AXES[place] for place, _ in GRADIENTS):
+        if _apart(in_dims[1 + first : 1 + request.n_primal]) or any("batch" not in own for own in axes):
             return _one_by_one(info, in_dims, _gradient_function(), args)
-        d_out, *flat = _folded(info, (in_dims[0], *in_dims[3:]), (d_out, *tensors), 4)
-        return _unfolded(info, _gradient_function().apply(d_out, call, n_inputs, *flat))
+        flat = _folded(info, in_dims[1:], tuple(tensors), first)
+        return _unfolded(info, _gradient_function().apply(request, *flat))
 
 
 class _AttentionBackwardForwardMode(_AttentionBackward):
     @staticmethod
-    def jvp(ctx: Any, d_d_out: Any, _call: Any, _n: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        count = 4 + ctx.n_inputs
-        return tuple(_directional(_plain_backward(ctx.call), ctx.saved_tensors[:count], (d_d_out, *tangents)[:count]))
+    def jvp(ctx: Any, _request: Any, *tangents: Any) -> tuple[Tensor, ...]:
+        tangents = tangents[: ctx.request.n_primal]
+        return tuple(_directional(_plain_backward(ctx.request), ctx.saved_tensors, tangents))
 
 
 def _function() -> Any:
@@ -1087,21 +1186,35 @@ def _gradient_function() -> Any:
     return _AttentionBackward if torch.compiler.is_compiling() else _AttentionBackwardForwardMode
 
 
-def _by_position(gradients: Any, n_inputs: int) -> list[Tensor | None]:
-    found: list[Tensor | None] = [None] * n_inputs
-    for gradient, (position, _) in zip(gradients, GRADIENTS, strict=True):
-        found[position] = gradient
-    return found
+def _requested(ctx: Any, wanted: tuple[bool, ...], d_results: Any) -> tuple[Any, Any, Any, list[Tensor | None]]:
+    """Gradients of query, key, value and of each input, from the gradients of the forward's results, None for none."""
+    places = tuple(n for n, x in enumerate(d_results) if n and x is not None)
+    found: list[Tensor | None] = [None] * len(wanted)
+    if any(wanted) and any(x is not None for x in d_results):
+        tensors = ctx.saved_tensors  # once: a checkpoint recomputes them for a second asking
+        query, _, value, *_ = tensors
+        d_out = query.new_zeros((*query.shape[:3], value.shape[3])) if d_results[0] is None else d_results[0]
+        request = Request(ctx.call, places, wanted, ctx.n_inputs)
+        d_saved = (d_results[place] for place in places)
+        gradients = iter(_gradient_function().apply(request, d_out, *d_saved, *tensors))
+        found = [next(gradients) if here else None for here in wanted]
+    others: list[Tensor | None] = [None] * ctx.n_inputs
+    for gradient, (position, _) in zip(found[3:], GRADIENTS, strict=True):
+        others[position] = gradient
+    return found[0], found[1], found[2], others
 
 
-def _plain_backward(call: Call) -> Any:
-    """The gradients as a differentiable function of d_out, query, key, value and the inputs."""
+def _plain_backward(request: Request) -> Any:
+    """The wanted gradients as a differentiable function of d_out, d_saved, query, key, value and the inputs."""
+    n_saved = len(request.places)
 
-    def gradients(d_out: Tensor, query: Tensor, key: Tensor, value: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def gradients(d_out: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        d_saved, (query, key, value, *inputs) = list(tensors[:n_saved]), tensors[n_saved:]
+        plain = (query, key, value, tuple(inputs))
         with _without_autocast(query.device):
-            results = portable_forward(query, key, value, inputs, call)
-            raw = portable_backward(d_out, query, key, value, inputs, results, call)
-        return tuple(_gradients(raw, query, key, value, list(inputs)))
+            results = portable_forward(*plain, request.call, WITH_ALL)[NEEDED]
+            raw = portable_backward(d_out, *plain, results, request.call, request.wanted)
+            return tuple(_gradients(raw, d_saved, list(request.places), plain, request.call))
 
     return gradients
 
@@ -1152,14 +1265,19 @@ def _unfolded(info: Any, results: tuple[Tensor, ...]) -> tuple[Any, Any]:
 
 
 def _save_for_raw_op(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    query, key, value, others, *call = inputs
+    query, key, value, others, *call, kept = inputs
     ctx.call, ctx.n_inputs = Call(*call), len(others)
-    ctx.save_for_backward(query, key, value, *others, *output)
+    ctx.set_materialize_grads(False)
+    if kept < WITH_ALL:
+        raise ValueError("softpick: a backward needs all results of the op, but `kept` asks for less")
+    ctx.save_for_backward(query, key, value, *others, *output[NEEDED])
 
 
-def _raw_backward(ctx: Any, d_results: list[Tensor]) -> tuple[Any, ...]:
-    dq, dk, dv, *others = _gradient_function().apply(d_results[0], ctx.call, ctx.n_inputs, *ctx.saved_tensors)
-    return dq, dk, dv, _by_position(others, ctx.n_inputs), None, None, None, None
+def _raw_backward(ctx: Any, d_results: list[Any]) -> tuple[Any, ...]:
+    needs = ctx.needs_input_grad
+    wanted = (*needs[:3], *(needs[3][position] for position, _ in GRADIENTS))
+    dq, dk, dv, others = _requested(ctx, wanted, d_results)
+    return dq, dk, dv, others, None, None, None, None, None
 
 
 # For those who call the raw op; the public function brings its own gradients.
@@ -1259,6 +1377,15 @@ def _input(name: str, given: Any, axes: tuple[str, ...], query: Tensor, key: Ten
     return given.expand(shape)
 
 
+class Aux(NamedTuple):
+    """Statistics of the rows, each (B, Hq, Nq) in float32; float64 if query is. They have gradients.
+
+    lse: log sum(abs(expm1(qk * scale))); -inf for rows that see no key
+    """
+
+    lse: Tensor
+
+
 def softpick_attention(
     query: Tensor,
     key: Tensor,
@@ -1268,7 +1395,8 @@ def softpick_attention(
     scale: float | None = None,
     window: int | tuple[int, int] | None = None,
     alignment: str = "upper_left",
-) -> Tensor:
+    return_aux: bool = False,
+) -> Any:
     """Softpick, a rectified softmax.
 
     weights = relu(exp(s) - 1) / (sum(abs(exp(s) - 1)) + 0.000001)
@@ -1283,26 +1411,32 @@ def softpick_attention(
         scale: factor on the dot products, 1 / sqrt(D) if None.
         window: (left, right): the query at position p sees keys p - left to p + right, -1 meaning all; w means (w, w).
         alignment: the position of query row r is r ("upper_left") or r + Nk - Nq ("lower_right").
+        return_aux: whether to return the row statistics too, as `Aux`.
 
     Returns:
-        (B, Hq, Nq, Dv) in query's type; rows that see no key are zero.
+        (B, Hq, Nq, Dv) in query's type; rows that see no key are zero. If return_aux, a pair of that and an `Aux`.
 
     Raises:
         TypeError, ValueError: an argument is not as described; the message names it.
     """
-    return _checked(query, key, value, is_causal, scale, window, alignment)
+    if not isinstance(return_aux, bool):
+        _fail("return_aux", f"{return_aux!r}", "True or False", TypeError)
+    out, *rows = _checked(query, key, value, is_causal, scale, window, alignment, return_aux)
+    return (out, Aux(*rows)) if return_aux else out
 
 
 @torch.compiler.allow_in_graph  # not the public function itself: Dynamo looks into what it is asked to compile
 def _checked(
     query: Tensor, key: Tensor, value: Tensor, is_causal: bool, scale: float | None, window: Any,
-    alignment: str,
-) -> Tensor:  # fmt: skip
+    alignment: str, return_aux: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
     query, key, value = _autocast(query, key, value)
     _check_tensors(query, key, value)
     call = _call(query, key, is_causal, scale, window, alignment)
     inputs: list[Tensor] = []
-    return _function().apply(query, key, value, call, *inputs)[0]  # type: ignore[no-any-return]
+    kept = _kept((query, key, value, *inputs), return_aux)
+    results = _function().apply(query, key, value, call, kept, *inputs)
+    return results[0], *(results[place] for place in STATISTICS if return_aux)
 
 
 def _autocast(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,6 +13,7 @@ from attngen.analysis import symbolic as sy
 from attngen.analysis.carries import Carries, SymbolicCarry, derive_carries
 from attngen.analysis.functions import Sym
 from attngen.analysis.gradient import DELTA, DP, Gradients, derive_adjoints, gradient_wrt, row_share
+from attngen.analysis.labels import Label, labels
 from attngen.analysis.passes import Staged, stage
 from attngen.analysis.rename import readable_names
 from attngen.analysis.result import (
@@ -39,11 +40,12 @@ def analyze(normalizer: ir.Normalizer) -> Analysis:
     _refuse_what_has_no_passes_yet(normalizer)
     staged = stage(normalizer)
     carries = derive_carries(staged)
+    named = labels(normalizer, staged)
     gradients = derive_adjoints(staged, carries)
     analysis = Analysis(
         kind=_kind(staged, carries),
         score=normalizer.score,
-        forward=_forward(staged, carries),
+        forward=_forward(staged, carries, named),
         backward=_backward(normalizer, staged, carries, gradients),
         adjoints=tuple(Adjoint(s.name, sy.freeze(value)) for s, value in gradients.adjoints.items()),
     )
@@ -68,8 +70,8 @@ def _kind(staged: Staged, carries: Carries) -> str:
     return "shift-invariant ratio" if carries.groups else "ratio"
 
 
-def _forward(staged: Staged, carries: Carries) -> Forward:
-    passes = tuple(_forward_pass(index, staged, carries) for index in range(staged.n_passes))
+def _forward(staged: Staged, carries: Carries, named: dict[str, Label]) -> Forward:
+    passes = tuple(_forward_pass(index, staged, carries, named) for index in range(staged.n_passes))
     accumulators = tuple(
         Accumulator(a.symbol.name, _stable(a.body), _pivot_name(a), _rational(a.power)) for a in carries.accumulators
     )
@@ -80,7 +82,7 @@ def _forward(staged: Staged, carries: Carries) -> Forward:
     return Forward(passes, accumulators, factors)
 
 
-def _forward_pass(index: int, staged: Staged, carries: Carries) -> ForwardPass:
+def _forward_pass(index: int, staged: Staged, carries: Carries, named: dict[str, Label]) -> ForwardPass:
     mine = [c for c in carries.carries if c.pass_index == index]
     return ForwardPass(
         tuple(Pivot(g.symbol.name, _stable(g.exponent), g.kind) for g in carries.groups if g.pass_index == index),
@@ -88,20 +90,21 @@ def _forward_pass(index: int, staged: Staged, carries: Carries) -> ForwardPass:
             Carry(c.symbol.name, c.kind, _stable(c.body), _pivot_name(c), _rational(c.power))  # type: ignore[arg-type]
             for c in mine
         ),
-        tuple(_statistic(c, staged, carries) for c in mine),
+        tuple(_statistic(c, carries, named) for c in mine),
     )
 
 
-def _statistic(carry: SymbolicCarry, staged: Staged, carries: Carries) -> RowStatistic:
+def _statistic(carry: SymbolicCarry, carries: Carries, named: dict[str, Label]) -> RowStatistic:
     statistic = carry.statistic
     assert statistic is not None
     meaning = ir.Reduce(statistic.kind, sy.freeze(sy.attach(statistic.body)))  # type: ignore[arg-type]
     logarithm = carries.logarithms.get(statistic.symbol)
+    name, symbol, label = carry.symbol.name, statistic.symbol.name, named.get(statistic.symbol.name)
     if logarithm is None:
-        return RowStatistic(
-            carry.symbol.name, statistic.symbol.name, meaning, sy.freeze(carry.symbol), logarithmic=False
-        )
-    return RowStatistic(logarithm.name, statistic.symbol.name, meaning, _stable(sy.log(carry.total)), logarithmic=True)
+        text = label.name if label and not label.logarithmic and not carry.pivot else ""
+        return RowStatistic(name, symbol, meaning, sy.freeze(carry.symbol), logarithmic=False, label=text)
+    text = "" if label is None else label.name if label.logarithmic else f"log_{label.name}"
+    return RowStatistic(logarithm.name, symbol, meaning, _stable(sy.log(carry.total)), logarithmic=True, label=text)
 
 
 def _pivot_name(carry: SymbolicCarry) -> str | None:

@@ -56,7 +56,8 @@ class RowStatistic:
     """A row statistic by the name under which later passes and the backward use it.
 
     `symbol` stands for it in meanings and adjoints, which are mathematics. `meaning` is the reduction itself, `value`
-    what it is made of when its pass ends. If `logarithmic`, the name stands for the logarithm of the reduction.
+    what it is made of when its pass ends. If `logarithmic`, the name stands for the logarithm of the reduction. `label`
+    is what the spec calls what the name stands for, if it calls it anything.
     """
 
     name: str
@@ -64,6 +65,7 @@ class RowStatistic:
     meaning: Expr
     value: Expr
     logarithmic: bool
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ class _Assembly:
             log1p_polynomial=LOG1P_POLYNOMIAL,
             dp=self.backward.dp,
             delta=self.backward.delta,
+            aux=tuple(ct.AuxText(a.name, gl.aux_doc(plan, a), 1 + plan.saved_rows.index(a.row)) for a in plan.aux),
             saved_rows=plan.saved_rows,
             saved_accumulators=plan.saved_accumulators,
             handed_over=plan.handed_over,

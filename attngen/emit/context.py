@@ -94,6 +94,15 @@ class InputText:
 
 
 @dataclass(frozen=True, slots=True)
+class AuxText:
+    """A field of what a call returns on request, its meaning, and its place among the forward's results."""
+
+    name: str
+    doc: str
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
 class Product:
     """A dot product with a saved accumulator; `position` is its place among the saved tensors."""
 
@@ -166,6 +175,7 @@ class ModuleContext:
     log1p_polynomial: tuple[float, ...]
     dp: str
     delta: str | None
+    aux: tuple[AuxText, ...]
     saved_rows: tuple[str, ...]
     saved_accumulators: tuple[str, ...]
     handed_over: tuple[str, ...]

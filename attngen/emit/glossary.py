@@ -2,7 +2,7 @@
 
 from attngen import ir, notation
 from attngen.analysis.result import Accumulator, Carry, ForwardPass
-from attngen.schedule import OpPlan
+from attngen.schedule import AuxRow, OpPlan
 
 _AXIS_SIZES = {"batch": "B", "head": "Hq", "kv_head": "Hkv", "query": "Nq", "key": "Nk"}
 
@@ -36,12 +36,29 @@ def glossary(plan: OpPlan) -> tuple[str, ...]:
     """One line per quantity that the derivation introduced."""
     lines = [f"{i.name}: an input, {input_doc(i)}" for i in plan.normalizer.inputs]
     for forward_pass in plan.analysis.forward.passes:
-        for statistic in forward_pass.statistics:
-            meaning = notation.text(statistic.meaning)
-            lines.append(f"{statistic.name}: {f'log {meaning}' if statistic.logarithmic else meaning}")
+        names = {s.name for s in forward_pass.statistics}
+        lines += [f"{_both_names(a)}: {_meant(plan, a)}" for a in plan.aux if a.row in names]
         lines += [f"{p.name}: running maximum of {notation.text(p.exponent)}" for p in forward_pass.pivots]
     products = plan.analysis.backward.products
     return (*lines, *(f"{p.name}: do . {p.accumulator}" for p in products))
+
+
+def aux_doc(plan: OpPlan, row: AuxRow) -> str:
+    """The meaning of a row value that a call returns, and what it is where there is nothing to reduce."""
+    return f"{_meant(plan, row)}; {row.of_nothing} for rows that see no key"
+
+
+def _both_names(row: AuxRow) -> str:
+    return row.row if row.row == row.name else f"{row.row}, by the spec {row.name}"
+
+
+def _meant(plan: OpPlan, row: AuxRow) -> str:
+    """The meaning in words that the glossary has: statistics by their names."""
+    names: dict[str, ir.Expr] = {}
+    for forward_pass in plan.analysis.forward.passes:
+        for s in forward_pass.statistics:
+            names[s.symbol] = ir.apply("exp", ir.Name(s.name)) if s.logarithmic else ir.Name(s.name)
+    return f"{row.prefix}{notation.text(ir.substitute(row.meaning, names))}{row.suffix}"
 
 
 def forward_formulas(plan: OpPlan) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from attngen.explain.shorten import key, replaced
 from attngen.explain.symbols import AXIS_SIZES
 from attngen.explain.words import DOT_PRODUCT, SCORE, WEIGHTS, Words, counted, listed, product, total
 from attngen.ir import Expr, Name, Reduce
+from attngen.schedule import OpPlan
 
 _KINDS = {
     "elementwise": "The weight of a key depends on its own score alone, and no statistic of the row is needed.",
@@ -217,7 +218,13 @@ def saved_section(words: Words) -> Section:
     )
     text = ("Beside query, key, value, inputs and output, the forward saves ", whole, " bytes for each row, in 32 bit:")
     table = Table(("Name", "Size", "Bytes per row"), tuple(rows))
-    return Section("What is saved for the backward", (Paragraph(text), table))
+    return Section("What is saved for the backward", (Paragraph(text), table, *_returned(plan)))
+
+
+def _returned(plan: OpPlan) -> list[Block]:
+    """What a caller may have of it."""
+    names = [a.name if a.name == a.row else f"{a.name}, which is {a.row} here" for a in plan.aux]
+    return [Paragraph((f"A call with return_aux=True returns of it: {'; '.join(names)}.",))] if names else []
 
 
 def forward_section(words: Words) -> Section:
