@@ -42,7 +42,7 @@ def written_out(task: Task) -> Attend:
                  "n_k": float(qk.shape[-1]), "pi": torch.pi}  # fmt: skip
         formula = _Formula({**inputs, **places, **sizes, "qk": qk, "n": count}, seen)
         weights = formula.weights(normalizer)
-        return weights.to(value.dtype) @ value
+        return formula.output(normalizer, weights.to(value.dtype) @ value)
 
     return attend
 
@@ -77,6 +77,12 @@ class _Formula:
         self.names = {**self.names, "s": self.value(normalizer.score)}
         return self.shown(self.value(normalizer.weights), 0.0)
 
+    def output(self, normalizer: ir.Normalizer, weighted: Tensor) -> Tensor:
+        if normalizer.output == ir.Name("o"):
+            return weighted
+        self.names = {**self.names, "o": weighted.float()}
+        return torch.as_tensor(self.value(normalizer.output)).to(weighted.dtype)
+
     def shown(self, pairs: Tensor | float, hidden: float) -> Tensor:
         pairs = torch.as_tensor(pairs)
         return pairs if self.seen is None else torch.where(self.seen, pairs, hidden)
@@ -91,6 +97,8 @@ class _Formula:
                 return self._applied(op, [self.value(arg) for arg in args])
             case ir.Reduce(kind, body):
                 return self.names["n"] if body is None else self._reduced(kind, self.value(body))
+            case ir.Root(variable):
+                raise NotImplementedError(f"'{variable}' is a root, which has no written-out form to be timed")
 
     def _applied(self, op: str, args: list[Tensor | float]) -> Tensor | float:
         if op in ("add", "sub", "mul", "div", "pow", "neg"):
@@ -101,6 +109,8 @@ class _Formula:
         return (_RENAMED.get(op) or getattr(torch, op))(*tensors)
 
     def _reduced(self, kind: str, body: Tensor | float) -> Tensor:
+        if kind == "csum":
+            return torch.as_tensor(body).expand_as(torch.as_tensor(self.names["o"])).sum(-1, keepdim=True)
         if kind == "amax":
             return self.shown(body, -torch.inf).amax(-1, keepdim=True)
         if kind == "amin":

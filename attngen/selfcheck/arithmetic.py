@@ -123,4 +123,5 @@ REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {
     "mean": lambda values: divide(sum(values), float(len(values))),
     "amax": _extremum(larger),
     "amin": _extremum(smaller),
+    "csum": lambda values: sum(values),
 }

@@ -1,5 +1,7 @@
 """Evaluation of formulas on one row: `ir.Expr` -> a list of steps -> floats, one for each key that the row sees.
 
+The formula of an output has one for each channel instead.
+
 A formula is evaluated as it stands, operation by operation; equal subformulas are evaluated once. Nothing is rewritten
 and nothing is shared with the analysis.
 """
@@ -11,6 +13,7 @@ from random import Random
 
 from attngen import ir
 from attngen.selfcheck.arithmetic import EXACT, OPERATIONS, REDUCTIONS
+from attngen.selfcheck.zero import zero
 
 Names = Mapping[str, float | list[float]]
 JITTER = 1e-13  # relative size of the errors that a jittered evaluation makes in every step
@@ -18,11 +21,16 @@ JITTER = 1e-13  # relative size of the errors that a jittered evaluation makes i
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`op` of the values of earlier steps; a number or a name has none."""
+    """`op` of the values of earlier steps; a number or a name has none.
+
+    A root has its bounds as `args`, and then what its residual uses: the values of the residual's names, as far as
+    they aren't the variable.
+    """
 
     op: str
     args: tuple[int, ...]
     leaf: float | str = ""
+    residual: "Residual | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +38,15 @@ class Program:
     """A formula as steps, the last of which is its value."""
 
     steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """The steps of a root's residual over `variable` and `names`."""
+
+    steps: Program
+    variable: str
+    names: tuple[str, ...]
 
 
 def program(expr: ir.Expr) -> Program:
@@ -49,12 +66,29 @@ def _append(expr: ir.Expr, found: dict[Step, int]) -> int:
             step = Step(op, tuple([_append(arg, found) for arg in args]))
         case ir.Reduce(kind):
             step = Step(kind, tuple([_append(child, found) for child in ir.children(expr)]))
+        case ir.Root():
+            step = _root(expr, found)
     return found.setdefault(step, len(found))
+
+
+def _root(expr: ir.Root, found: dict[Step, int]) -> Step:
+    """What doesn't depend on the variable is evaluated once, before the root is looked for."""
+    fixed: dict[ir.Expr, str] = {}
+    residual = program(_over_variable(expr.residual, expr.variable, fixed))
+    args = [_append(each, found) for each in (expr.low, expr.high, *fixed)]
+    return Step("root", tuple(args), residual=Residual(residual, expr.variable, tuple(fixed.values())))
+
+
+def _over_variable(expr: ir.Expr, variable: str, fixed: dict[ir.Expr, str]) -> ir.Expr:
+    """The formula with names for the largest parts that don't use the variable."""
+    if variable not in ir.names(expr):
+        return ir.Name(fixed.setdefault(expr, f"#{len(fixed)}"))
+    return ir.with_children(expr, tuple(_over_variable(child, variable, fixed) for child in ir.children(expr)))
 
 
 @dataclass
 class Evaluation:
-    """How to evaluate on one row of `width` keys.
+    """How to evaluate on one row of `width` keys, or for `width` channels.
 
     `held`: values of `detach`, by step; the first evaluation fills it, later ones take them from there, so that what is
     detached stays constant. With `jitter` every step that rounds errs by about `JITTER`: what that changes shows how
@@ -89,13 +123,28 @@ class Evaluation:
         if step.op in EXACT:
             return exact
         errors = [1 + JITTER * self.jitter.uniform(-1, 1) for _ in exact]
-        if step.op in REDUCTIONS:
+        if step.op in REDUCTIONS or step.op == "root":
             errors = [errors[0]] * self.width
         return [x * error for x, error in zip(exact, errors, strict=True)]
 
     def _exact(self, step: Step, values: list[list[float]]) -> list[float]:
         if step.op == "count":
             return [float(self.width)] * self.width
+        if step.residual is not None:
+            low, high, *fixed = (values[arg] for arg in step.args)
+            return [self._zero(step.residual, (low[0], high[0]), fixed)] * self.width
         if step.op in REDUCTIONS:
             return [REDUCTIONS[step.op](values[step.args[0]])] * self.width
         return list(map(OPERATIONS[step.op], *[values[arg] for arg in step.args]))
+
+    def _zero(self, residual: Residual, bounds: tuple[float, float], fixed: list[list[float]]) -> float:
+        """The root, of a residual that errs if this evaluation does; only its value at the root may not overflow."""
+        names = dict(zip(residual.names, fixed, strict=True))
+
+        def at(value: float) -> tuple[float, bool]:
+            inner = Evaluation(self.width, jitter=self.jitter)
+            return inner.run(residual.steps, {**names, residual.variable: value})[0], inner.overflowed
+
+        found = zero(lambda value: at(value)[0], *bounds)
+        self.overflowed |= at(found)[1]
+        return found

@@ -1,4 +1,4 @@
-"""The formula itself, written out: a normalizer's score and weights on one row of a case, and their derivatives.
+"""The formula itself, written out: a normalizer's score, weights and output on one row of a case, and derivatives.
 
 This is what a plan is compared with. It knows formulas alone: nothing of passes, stable forms or symbolic derivatives.
 Derivatives are central differences at two distances, extrapolated; where they don't agree with each other, near a kink
@@ -6,10 +6,11 @@ or a step of the formula, there is no derivative to compare with. What is detach
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from attngen.ir import Normalizer
+from attngen.ir import Name, Normalizer
 from attngen.selfcheck.case import Case, Shift
 from attngen.selfcheck.evaluate import Evaluation, program
 
@@ -24,59 +25,83 @@ class RowFormula:
 
     score: Evaluation
     weights: Evaluation
+    output: Evaluation
 
     @classmethod
-    def of(cls, width: int, jitter: Random | None = None) -> "RowFormula":
-        return cls(Evaluation(width, jitter=jitter), Evaluation(width, jitter=jitter))
+    def of(cls, width: int, channels: int, jitter: Random | None = None) -> "RowFormula":
+        return cls(*(Evaluation(size, jitter=jitter) for size in (width, width, channels)))
+
+    @property
+    def overflowed(self) -> bool:
+        return self.score.overflowed or self.weights.overflowed or self.output.overflowed
 
 
 @dataclass
 class OnCase:
     """The formula on one case.
 
-    `base`: the weights of each row; `noise`: how far a weight of each row moves when every step of its evaluation errs
-    by `evaluate.JITTER`; `is_tame`: nothing overflows on the way, not even in a branch that isn't taken.
+    `base`: the weights of each row, and `outputs` its channels; `noise` and `output_noise`: how far a weight, or a
+    channel, of each row moves when every step of its evaluation errs by `evaluate.JITTER`; `is_tame`: nothing overflows
+    on the way, not even in a branch that isn't taken.
     """
 
     formula: "Formula"
     case: Case
     rows: list[RowFormula] = field(init=False)
     base: list[list[float]] = field(init=False)
+    outputs: list[list[float]] = field(init=False)
     noise: list[float] = field(init=False)
+    output_noise: list[float] = field(init=False)
     is_tame: bool = True
 
     def __post_init__(self) -> None:
-        self.rows = [RowFormula.of(len(seen)) for seen in self.case.seen]
-        self.base = [self.formula.weights(self.case, row, held) for row, held in enumerate(self.rows)]
-        self.noise = [self._noise(row, Random(row)) for row in range(len(self.rows))]
+        rows = range(len(self.case.seen))
+        self.rows = [self._held(row) for row in rows]
+        self.base = [self.formula.weights(self.case, row, self.rows[row]) for row in rows]
+        self.outputs = [self.formula.output(self.case, row, self.rows[row], self.base[row]) for row in rows]
+        self.noise, self.output_noise = map(list, zip(*map(self._noise, rows), strict=True))
 
-    def _noise(self, row: int, random: Random) -> float:
-        held = RowFormula.of(len(self.case.seen[row]), random)
-        jittered = self.formula.weights(self.case, row, held)
-        self.is_tame &= not (held.score.overflowed or held.weights.overflowed)
-        return max(abs(x - y) for x, y in zip(jittered, self.base[row], strict=True))
+    def _held(self, row: int, jitter: Random | None = None) -> RowFormula:
+        return RowFormula.of(len(self.case.seen[row]), len(self.case.value[0]), jitter)
+
+    def _noise(self, row: int) -> tuple[float, float]:
+        held = self._held(row, Random(row))
+        weights = self.formula.weights(self.case, row, held)
+        output = self.formula.output(self.case, row, held, weights)
+        self.is_tame &= not held.overflowed
+        return _largest_change(weights, self.base[row]), _largest_change(output, self.outputs[row])
 
     def is_finite(self) -> bool:
-        return all(math.isfinite(weight) for row in self.base for weight in row)
+        return all(math.isfinite(x) for row in (*self.base, *self.outputs) for x in row)
 
     def slope_noise(self) -> float:
         """What rounding makes of a difference quotient; it errs a hundred times less than the jitter."""
-        sizes = [sum(map(abs, self.case.d_weights(row))) for row in range(len(self.rows))]
-        return sum(noise * size for noise, size in zip(self.noise, sizes, strict=True)) / (100 * _STEP)
+        rows = range(len(self.rows))
+        if self.formula.is_weighted_sum:
+            noise = sum(self.noise[row] * _magnitude(self.case.d_weights(row)) for row in rows)
+        else:
+            noise = sum(self.output_noise[row] * _magnitude(self.case.d_out[row]) for row in rows)
+        return noise / (100 * _STEP)
 
     def size(self) -> float:
         """A bound of sum_rows dO . O, the number that is differentiated."""
         rows = range(len(self.rows))
-        return sum(abs(w * dw) for row in rows for w, dw in zip(self.base[row], self.case.d_weights(row), strict=True))
+        if self.formula.is_weighted_sum:
+            return sum(_magnitude(_products(self.base[row], self.case.d_weights(row))) for row in rows)
+        return sum(_magnitude(_products(self.outputs[row], self.case.d_out[row])) for row in rows)
 
     def change(self, shift: Shift) -> float:
         """How sum_rows dO . O changes when one number is shifted."""
-        total = 0.0
-        for row in filter(shift.changes, range(len(self.rows))):
-            shifted = self.formula.weights(self.case, row, self.rows[row], shift)
-            d_weights = self.case.d_weights(row)
-            total += sum((x - y) * dw for x, y, dw in zip(shifted, self.base[row], d_weights, strict=True))
-        return total
+        return sum(self._change_of(row, shift) for row in filter(shift.changes, range(len(self.rows))))
+
+    def _change_of(self, row: int, shift: Shift) -> float:
+        """The differences come first: those of the weights, where the output is no more than their sum of values."""
+        case, held = self.case, self.rows[row]
+        weights = self.formula.weights(case, row, held, shift)
+        if self.formula.is_weighted_sum:
+            return sum(_products(_differences(weights, self.base[row]), case.d_weights(row)))
+        output = self.formula.output(case, row, held, weights, shift)
+        return sum(_products(_differences(output, self.outputs[row]), case.d_out[row]))
 
     def derivative(self, shift: Shift, scale: float) -> float | None:
         """d sum_rows dO . O / d number, or None where the differences don't show one."""
@@ -88,10 +113,38 @@ class OnCase:
 
 
 class Formula:
+    """`is_weighted_sum`: the output is the weighted sum as it is."""
+
     def __init__(self, normalizer: Normalizer) -> None:
         self.score, self.of_score = program(normalizer.score), program(normalizer.weights)
+        self.of_sum = program(normalizer.output)
+        self.is_weighted_sum = normalizer.output == Name("o")
 
     def weights(self, case: Case, row: int, held: RowFormula, shift: Shift | None = None) -> list[float]:
         names = case.names(row, shift)
         scores = held.score.run(self.score, names)
         return held.weights.run(self.of_score, {**names, "s": scores})
+
+    def output(
+        self, case: Case, row: int, held: RowFormula, weights: list[float], shift: Shift | None = None
+    ) -> list[float]:
+        """The channels of a row, from its weights."""
+        values = [case.value[key] for key in case.seen[row]]
+        weighted = [sum(_products(weights, channel)) for channel in zip(*values, strict=True)]
+        return held.output.run(self.of_sum, {**case.names(row, shift), "o": weighted})
+
+
+def _products(a: Sequence[float], b: Sequence[float]) -> list[float]:
+    return [x * y for x, y in zip(a, b, strict=True)]
+
+
+def _differences(a: Sequence[float], b: Sequence[float]) -> list[float]:
+    return [x - y for x, y in zip(a, b, strict=True)]
+
+
+def _magnitude(values: Sequence[float]) -> float:
+    return sum(map(abs, values))
+
+
+def _largest_change(a: Sequence[float], b: Sequence[float]) -> float:
+    return max(map(abs, _differences(a, b)))

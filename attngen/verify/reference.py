@@ -8,7 +8,7 @@ kinks and ties are those of torch's own operations.
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -44,13 +44,14 @@ class Operands:
 def attention(
     normalizer: ir.Normalizer, operands: Operands, call: Call, dtype: torch.dtype, *, hold_statistics: bool = False
 ) -> Tensor:
-    """sum_j w_ij v_j, shape (B, Hq, Nq, Dv), in `dtype`, differentiable in every operand.
+    """The output of sum_j w_ij v_j, shape (B, Hq, Nq, Dv), in `dtype`, differentiable in every operand.
 
     With `hold_statistics`, the reductions count as constants in the gradient: what is left is the direct part of it.
     Rows that see no key give zeros. The result is not finite where the formula is not, on keys that the row sees.
     """
     weight = weights(normalizer, operands, call, dtype, hold_statistics=hold_statistics)
-    return weight @ _per_query_head(operands.value.to(dtype), operands)
+    weighted = weight @ _per_query_head(operands.value.to(dtype), operands)
+    return output(normalizer, replace(operands, value=weighted), call, hold_statistics=hold_statistics)
 
 
 def weights(
@@ -66,6 +67,22 @@ def weights(
     weight = evaluation.on_seen(evaluation.value(normalizer.weights), 0.0)
     full = weight.new_zeros(*operands.query.shape[:3], n_k)
     return full.index_copy(2, rows, weight.expand(*full.shape[:2], *view.seen.shape))
+
+
+def output(normalizer: ir.Normalizer, operands: Operands, call: Call, *, hold_statistics: bool = False) -> Tensor:
+    """The output formula of weighted sums, which are the `value` of `operands`, shape (B, Hq, Nq, Dv), in their dtype.
+
+    Rows that see no key stay zero: the formula, which may be infinite at zero, isn't evaluated for them.
+    """
+    weighted = operands.value
+    if normalizer.output == ir.Name("o"):
+        return weighted
+    seen = visible(call, operands.query.shape[2], operands.key.shape[2]).to(weighted.device)
+    rows = seen.any(-1).nonzero()[:, 0]
+    view = _View(operands, call, weighted.dtype, rows, seen[rows])
+    names = view.row_names(normalizer) | {ir.Name("o"): weighted.index_select(2, rows)}
+    result = _Evaluation(names, view.seen, weighted.dtype, hold_statistics).value(normalizer.output)
+    return torch.zeros_like(weighted).index_copy(2, rows, result.to(weighted.dtype).expand_as(names[ir.Name("o")]))
 
 
 def positions(call: Call, n_q: int, n_k: int) -> Tensor:
@@ -130,6 +147,12 @@ class _View:
         values = {**self._constants(), **self._indices(), "qk": self._products()}
         values |= {source.name: self._input(source) for source in normalizer.inputs}
         return {ir.Name(name): value for name, value in values.items()}
+
+    def row_names(self, normalizer: ir.Normalizer) -> dict[ir.Expr, Tensor]:
+        """What an output formula may use beside `o`."""
+        values = {**self._constants(), **self._indices()}
+        values |= {source.name: self._input(source) for source in normalizer.inputs if "key" not in source.axes}
+        return {ir.Name(name): value for name, value in values.items() if name != "j"}
 
     def _constants(self) -> dict[str, Tensor]:
         sizes = _sizes(self.operands)
@@ -233,6 +256,8 @@ class _Evaluation:
                 return self.on_seen(body, -torch.inf).amax(-1, keepdim=True)
             case "amin":
                 return self.on_seen(body, torch.inf).amin(-1, keepdim=True)
+            case "csum":
+                return body.expand(self.values[ir.Name("o")].shape).to(self.dtype).sum(-1, keepdim=True)
             case "mean":
                 return self.on_seen(body, 0.0).sum(-1, keepdim=True) / count
             case _:
