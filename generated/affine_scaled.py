@@ -695,7 +695,8 @@ def launch_backward(
     dot = _rows(query)
     strides = (*d_out.stride(), *query.stride(), *key.stride(), *value.stride())
     sizes = (heads, heads // kv_heads, n_q, n_k, call.scale, call.left, call.right, call.offset)
-    if wants_q or wants_k or wants_alpha or wants_beta:  # dV alone needs nothing that this kernel hands over
+    # dV alone needs nothing that this kernel hands over.
+    if wants_q or wants_k or wants_alpha or wants_beta:
         constants = _constants("backward_query", query, value, call)
         affine_scaled_backward_query[(triton.cdiv(n_q, constants["BLOCK_M"]) * batch * heads,)](
             d_out, query, key, value, inputs[0], None, *saved, dq, dot, d_alpha_in, d_beta_in,

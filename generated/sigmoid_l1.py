@@ -627,7 +627,8 @@ def launch_backward(
     delta = _rows(query)
     strides = (*d_out.stride(), *query.stride(), *key.stride(), *value.stride())
     sizes = (heads, heads // kv_heads, n_q, n_k, call.scale, call.left, call.right, call.offset)
-    if wants_q or wants_k:  # dV alone needs nothing that this kernel hands over
+    # dV alone needs nothing that this kernel hands over.
+    if wants_q or wants_k:
         constants = _constants("backward_query", query, value, call)
         sigmoid_l1_backward_query[(triton.cdiv(n_q, constants["BLOCK_M"]) * batch * heads,)](
             d_out, query, key, value, out, *saved, dq, delta,

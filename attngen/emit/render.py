@@ -16,6 +16,8 @@ from attngen.emit.context import ModuleContext
 from attngen.paths import data_dir
 
 TEMPLATE = "module.py.jinja"
+WIDTH = 120  # characters of a line
+_STATEMENT = re.compile(r" +[\w\[\]]+ = ")
 
 
 def templates_dir() -> Path:
@@ -46,7 +48,7 @@ def as_tuple(items: Iterable[object]) -> str:
 def render(context: ModuleContext) -> str:
     """The module's source text."""
     values = {field.name: getattr(context, field.name) for field in fields(context)}
-    return tidy(environment().get_template(TEMPLATE).render(values))
+    return unbroken(tidy(environment().get_template(TEMPLATE).render(values)))
 
 
 def variables(template: str) -> frozenset[str]:
@@ -64,6 +66,16 @@ def tidy(text: str) -> str:
         if line or _keeps_blank(kept, _next_line(lines, number)):
             kept.append(line)
     return "\n".join(kept).rstrip("\n") + "\n"
+
+
+def unbroken(text: str) -> str:
+    """Statements that the names of a spec make longer than a line keep to one: formatters are told to leave them."""
+    lines, quoted = text.split("\n"), False
+    for number, line in enumerate(lines):
+        if not quoted and len(line) > WIDTH and _STATEMENT.match(line) and line.count("(") == line.count(")"):
+            lines[number] = f"{line}  # fmt: skip"
+        quoted ^= line.count('"""') % 2 == 1
+    return "\n".join(lines)
 
 
 def _next_line(lines: list[str], number: int) -> str:

@@ -3,6 +3,7 @@
 import importlib
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -16,6 +17,7 @@ from attngen.verify.case import Case, DType
 from attngen.verify.draw import Drawn
 from attngen.verify.subject import Subject, subject_of
 from attngen.verify.tolerance import Results, check, expect
+from tests.representative import REPRESENTATIVE
 
 DEVICE = "cuda"
 SHIPPED = tuple(path.stem for path in catalog.shipped())
@@ -46,13 +48,19 @@ def subject(name: str) -> Subject:
 
 
 @pytest.mark.parametrize("case", MAIN, ids=Case.to_json)
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_forward_and_backward(name: str, case: Case) -> None:
     run_and_check(name, case)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("name", sorted(set(SHIPPED) - set(REPRESENTATIVE)))
+def test_the_others(name: str, dtype: DType) -> None:
+    run_and_check(name, replace(ONE, dtype=dtype))
+
+
 @pytest.mark.parametrize("case", OTHERS, ids=Case.to_json)
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_other_shapes(name: str, case: Case) -> None:
     run_and_check(name, case)
 

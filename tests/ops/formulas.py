@@ -12,13 +12,15 @@ from tests.ops.oracle import Rows, Weights
 
 @dataclass(frozen=True)
 class Formula:
-    """`spec`: a shipped name or YAML text. `between`: the range that an input's values are drawn from."""
+    """`spec`: a shipped name or YAML text. `between`: the range that an input's values are drawn from. `fixed`: inputs
+    without a gradient."""
 
     spec: str
     weights: Weights
     axes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     between: dict[str, tuple[float, float]] = field(default_factory=dict)
     statics: dict[str, Any] = field(default_factory=dict)
+    fixed: tuple[str, ...] = ()
 
 
 def _affine_scaled(r: Rows) -> Tensor:

@@ -29,13 +29,19 @@ class Mask:
 
 @dataclass
 class Rows:
-    """The rows that see a key: scores (B, Hq, rows, Nk), what they see, positions i and j, counts, inputs by name."""
+    """The rows that see a key: products and scores (B, Hq, rows, Nk), what they see, positions i and j, counts, inputs
+    by name, and the sizes of the call."""
 
+    qk: Tensor
     s: Tensor
     seen: Tensor
     i: Tensor
     j: Tensor
     n: Tensor
+    scale: float
+    d: int
+    n_q: int
+    n_k: int
     given: Tensors = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> Tensor:
@@ -84,12 +90,18 @@ def attention(
     live = seen.any(-1)
     given = {name: _four_axes(tensors[name], axes[name], group, live) for name in axes}
     dtype = query.dtype
+    qk = query[:, :, live] @ key.mT
     rows = Rows(
-        s=query[:, :, live] @ key.mT * scale,
+        qk=qk,
+        s=qk * scale,
         seen=seen[live],
         i=positions[live, None].to(dtype),
         j=torch.arange(key.shape[2]).to(dtype),
         n=seen[live].sum(-1, keepdim=True).to(dtype),
+        scale=scale,
+        d=query.shape[3],
+        n_q=query.shape[2],
+        n_k=key.shape[2],
         given=given,
     )
     out = torch.where(rows.seen, weights(rows), 0.0).to(dtype) @ value
@@ -106,9 +118,11 @@ def _four_axes(tensor: Tensor, axes: tuple[str, ...], group: int, live: Tensor) 
     return tensor[:, :, live] if "query" in axes else tensor
 
 
-def results(compute: Callable[[Tensors], Tensor], tensors: Tensors, d_out: Tensor) -> Tensors:
-    """Output and the gradients of all tensors."""
-    leaves = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
-    out = compute(leaves)
+def results(
+    compute: Callable[[Tensors], Tensor], tensors: Tensors, d_out: Tensor, fixed: tuple[str, ...] = ()
+) -> Tensors:
+    """Output and the gradients of all tensors but the fixed ones."""
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items() if name not in fixed}
+    out = compute(tensors | leaves)
     gradients = torch.autograd.grad(out, list(leaves.values()), d_out.to(out.dtype))
     return {"out": out.detach()} | dict(zip(leaves, gradients, strict=True))

@@ -75,9 +75,9 @@ def _tiled(module: ModuleType, blocks: tuple[int, int]) -> Iterator[None]:
         module.OVERRIDES.clear()
 
 
-def check(subject: Subject, case: Case, dtype: torch.dtype) -> None:
+def check(subject: Subject, case: Case, dtype: torch.dtype, magnitude: float = 1.0) -> None:
     tensors, d_out = draw(subject.formula, case, dtype)
-    compare(subject, case, tensors, d_out)
+    compare(subject, case, tensors, d_out, magnitude)
 
 
 def compare(subject: Subject, case: Case, tensors: Tensors, d_out: Tensor, magnitude: float = 1.0) -> None:
@@ -91,10 +91,10 @@ def compare(subject: Subject, case: Case, tensors: Tensors, d_out: Tensor, magni
     def written_out(given: Tensors) -> Tensor:
         return attention(formula.weights, given, formula.axes, case.mask, scale)
 
-    exact = oracle.results(written_out, {n: t.double() for n, t in tensors.items()}, d_out)
-    plain = oracle.results(written_out, {n: t.to(dtype) for n, t in tensors.items()}, d_out)
+    exact = oracle.results(written_out, {n: t.double() for n, t in tensors.items()}, d_out, formula.fixed)
+    plain = oracle.results(written_out, {n: t.to(dtype) for n, t in tensors.items()}, d_out, formula.fixed)
     with subject.running(case) as op:
-        found = oracle.results(lambda given: _call(op, given, case), tensors, d_out)
+        found = oracle.results(lambda given: _call(op, given, case), tensors, d_out, formula.fixed)
     for name, right in exact.items():
         assert found[name].shape == right.shape, name
         assert found[name].dtype == (d_out if name == "out" else tensors[name]).dtype, name

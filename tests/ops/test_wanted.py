@@ -89,7 +89,7 @@ def test_every_subset_of_gradients_is_right(name: str, kernels: bool, load: Load
 
 
 def level(module: ModuleType, position: int) -> str:
-    return {place: level for place, level in module.GRADIENTS}[position]
+    return dict(module.GRADIENTS)[position]
 
 
 @pytest.mark.parametrize("name", CASES)
