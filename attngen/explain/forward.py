@@ -6,7 +6,7 @@ from attngen.explain.document import Block, Equation, Equations, Inline, Line, P
 from attngen.explain.shorten import key, replaced
 from attngen.explain.symbols import AXIS_SIZES
 from attngen.explain.words import DOT_PRODUCT, SCORE, WEIGHTS, Words, counted, listed, product, total
-from attngen.ir import Expr, Name, Reduce
+from attngen.ir import Expr, Name, Reduce, Root
 from attngen.schedule import OpPlan
 
 _KINDS = {
@@ -23,7 +23,7 @@ _EMPTY: dict[str, Expr] = {"sum": ir.number(0), "amax": ir.apply("neg", Name("$i
 
 def formula_section(words: Words) -> Section:
     normalizer = words.plan.normalizer
-    lets = [Equation(Name(name), body) for name, body in normalizer.lets]
+    lets = [_let(name, body) for name, body in normalizer.lets]
     equations = [Equation(SCORE, normalizer.score), *lets, Equation(WEIGHTS, _by_lets(normalizer))]
     weighted = Reduce("sum", product(WEIGHTS, Name("$v")))
     text = ("Query ", Name("i"), " gives key ", Name("j"), " the weight ", WEIGHTS, "; ")
@@ -34,9 +34,27 @@ def formula_section(words: Words) -> Section:
         ir.apply("div", ir.number(1), ir.apply("sqrt", Name("d"))),
         " unless the call says otherwise.",
     )
-    blocks: list[Block] = [Equations((*equations, Equation(Name("$o"), weighted)))]
+    blocks: list[Block] = [Equations((*equations, *_output(normalizer, weighted)))]
+    blocks += [Paragraph(_between(body)) for _, body in normalizer.lets if isinstance(body, Root)]
     blocks.append(Paragraph((*text, *sums, *more)))
     return Section("The formula", (*blocks, *_inputs(normalizer)))
+
+
+def _let(name: str, body: Expr) -> Equation:
+    return Equation(body.residual, ir.number(0)) if isinstance(body, Root) else Equation(Name(name), body)
+
+
+def _between(root: Root) -> Line:
+    low, high = root.low, root.high
+    return (Name(root.variable), " is the value between ", low, " and ", high, " at which its equation holds.")
+
+
+def _output(normalizer: ir.Normalizer, weighted: Expr) -> list[Equation]:
+    """The weighted sum, and what becomes of its channels."""
+    if normalizer.output == Name("o"):
+        return [Equation(Name("$o"), weighted)]
+    by_channel = Reduce("sum", product(WEIGHTS, Name("$v_c")))
+    return [Equation(Name("o"), by_channel), Equation(Name("$out"), normalizer.output)]
 
 
 def _by_lets(normalizer: ir.Normalizer) -> Expr:
@@ -46,7 +64,7 @@ def _by_lets(normalizer: ir.Normalizer) -> Expr:
         known[name] = ir.substitute(body, known)
     weights = normalizer.weights
     for name, body in reversed(known.items()):
-        weights = replaced(weights, body, Name(name)) if isinstance(body, ir.Apply | Reduce) else weights
+        weights = replaced(weights, body, Name(name)) if isinstance(body, ir.Apply | Reduce | Root) else weights
     return weights
 
 

@@ -74,8 +74,8 @@ class _Typesetter:
             return self.place(Name("n"))
         if kind in ("amax", "amin"):
             return self.big(kind[1:], Letter("j"), body)
-        total, level = self.big("∑", Letter("j"), body)
-        if kind == "sum":
+        total, level = self.big("∑", Letter("c" if kind == "csum" else "j"), body)
+        if kind in ("sum", "csum"):
             return total, level
         return row(bx.Fraction(Digits("1"), self.at(Name("n"), _SUM)), total), level
 

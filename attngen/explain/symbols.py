@@ -4,6 +4,7 @@ Index i is the query's, j the key's; batch and head stay unwritten. Names that b
 
     $q $k $v $o $do $dq $dk $dv     row vectors
     $p                              the weights
+    $v_c $out                       a channel of a value, of the output behind an output formula
     $dqk                            the gradient of the dot product
     $r:NAME                         the reduction behind statistic NAME, if that is not the reduction itself
     $bar:NAME                       the adjoint of that reduction
@@ -64,13 +65,13 @@ def _subscript(parts: list[str]) -> Box | None:
 
 
 def _index_letters(part: str) -> list[Box]:
-    return [Letter(letter) for letter in part] if set(part) <= set("bhij") else [Letter(part, upright=len(part) > 1)]
+    return [Letter(letter) for letter in part] if set(part) <= set("bhijc") else [Letter(part, upright=len(part) > 1)]
 
 
 def symbols_of(plan: OpPlan) -> Symbols:
     """The symbols of everything that a plan's formulas name, and of the explanation's own names."""
     users = {i.name: _index(i.axes) for i in plan.normalizer.inputs}
-    lets = {name: "ij" for name, _ in plan.normalizer.lets}
+    lets = {name: "i" if isinstance(body, ir.Root) else "ij" for name, body in plan.normalizer.lets}
     found = _builtin_symbols()
     for name, index in (users | lets).items():
         found[name] = _distinct(_named(name, index), found)
@@ -127,6 +128,7 @@ def _builtin_symbols() -> Symbols:
     for vector, index in {"q": "i", "k": "j", "v": "j", "o": "i"}.items():
         symbol = Symbol(f"{vector}[{index}]", Letter(vector), index=index)
         found |= {f"${vector}": symbol, f"$d{vector}": _prefixed("d", symbol)}
+    found |= {"o": _named("o", "ic"), "$out": _named("out", "ic"), "$v_c": Symbol("v", Letter("v"), index="jc")}
     for name, (letter, label) in _SIZES.items():
         found[f"${name}"] = Symbol(name, Letter(letter), label)
     found["$inf"] = Symbol("inf", Letter("∞"))

@@ -71,6 +71,8 @@ def _plain(expr: Expr, symbols: Symbols) -> Expr:
             return Name(symbols[name].text)
         case Reduce(_, None):
             return Name("n")
+        case Reduce("csum", body) if body is not None:
+            return Apply("sum_c", (_plain(body, symbols),))
         case Reduce(kind, body) if body is not None:
             return Apply(f"{kind.removeprefix('a')}_j", (_plain(body, symbols),))
         case Apply("dot", (left, right)):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from attngen import ir
 from attngen.verify.draw import Drawn
-from attngen.verify.reference import Call, Operands, attention, weights
+from attngen.verify.reference import Call, Operands, attention, output, weights
 
 Results = dict[str, Tensor]
 Run = Callable[[Operands, Call], Tensor]
@@ -102,7 +102,55 @@ def _moved(drawn: Drawn) -> Iterator[Drawn]:
 
 
 def _terms(normalizer: ir.Normalizer, drawn: Drawn, call: Call) -> dict[str, float]:
-    """M: for the output sum_j |w_j v_j|; for a gradient its direct part and its part through the row statistics.
+    """M: as `_terms_of_sum` has it; an output formula turns it as it turns small changes (Note [Turned terms])."""
+    if normalizer.output == _WEIGHTED_SUM:
+        return _terms_of_sum(normalizer, drawn, call)
+    plain = replace(normalizer, output=_WEIGHTED_SUM)
+    turned = replace(drawn, grad_out=_turned_back(normalizer, drawn, call))
+    of_sum, of_whole = _terms_of_sum(plain, turned, call), _terms_of_sum(normalizer, drawn, call)
+    absolute = _absolute_sum(plain, drawn.operands, call)
+    return {n: max(x, of_whole[n]) for n, x in of_sum.items()} | {"out": _turned(normalizer, drawn, call, absolute)}
+
+
+# Note [Turned terms]
+# An output formula can shrink and enlarge: o / |o| gives a number near 1 whatever the size of the terms that o is the
+# sum of, and an error of o grows by 1 / |o|. So terms are taken of the weighted sum, with dO turned back into its
+# gradient, and those of the output are what signs drawn at random make of them; what is sensitive to one channel alone
+# is sensitive to many sign patterns.
+_WEIGHTED_SUM = ir.Name("o")
+_SIGNS, _SMALL = 4, 1e-6
+
+
+def _turned(normalizer: ir.Normalizer, drawn: Drawn, call: Call, change: Tensor) -> float:
+    """How far the output moves with the weighted sum, per size of `change`."""
+    summed = attention(replace(normalizer, output=_WEIGHTED_SUM), drawn.operands, call, torch.float64)
+    generator, moves = torch.Generator().manual_seed(0), []
+    before = output(normalizer, replace(drawn.operands, value=summed), call)
+    for _ in range(_SIGNS):
+        sign = torch.randint(2, change.shape, generator=generator, dtype=torch.float64) * 2 - 1
+        moved = summed + _SMALL * change * sign.to(change.device)
+        after = output(normalizer, replace(drawn.operands, value=moved), call)
+        moves.append(float((after - before).abs().max()) / _SMALL)
+    return max(moves)
+
+
+def _turned_back(normalizer: ir.Normalizer, drawn: Drawn, call: Call) -> Tensor:
+    """The size of the weighted sum's gradient: of its direct part, and of its part through sums over the channels."""
+    plain = replace(normalizer, output=_WEIGHTED_SUM)
+    summed = attention(plain, drawn.operands, call, torch.float64).detach().requires_grad_()
+    parts = []
+    for hold in (True, False):
+        result = output(normalizer, replace(drawn.operands, value=summed), call, hold_statistics=hold)
+        for upstream in (drawn.grad_out.double(), drawn.grad_out.double().abs()):
+            (grad,) = _gradients(result, [summed], upstream)
+            parts.append(torch.zeros_like(summed) if grad is None else grad)
+    direct, direct_of_size, whole, whole_of_size = parts
+    through = torch.maximum((whole - direct).abs(), (whole_of_size - direct_of_size).abs())
+    return direct_of_size.abs() + through
+
+
+def _terms_of_sum(normalizer: ir.Normalizer, drawn: Drawn, call: Call) -> dict[str, float]:
+    """For the output sum_j |w_j v_j|; for a gradient its direct part and its part through the row statistics.
 
     These two are what cancels, down to an exact zero where the weights are invariant. Both are taken with |v| and |dO|,
     because each contains dP = dO . v, whose terms cancel as well.
@@ -113,9 +161,13 @@ def _terms(normalizer: ir.Normalizer, drawn: Drawn, call: Call) -> dict[str, flo
     direct = _direct(normalizer, signless, call)
     through_statistics = _difference(whole, direct)
     terms = {n: float(x.abs().max() + through_statistics[n].abs().max()) for n, x in direct.items()}
-    weight = weights(normalizer, old, call, torch.float64).abs()
-    absolute = weight @ old.value.double().abs().repeat_interleave(weight.shape[1] // old.key.shape[1], dim=1)
-    return terms | {"out": float(absolute.max())}
+    return terms | {"out": float(_absolute_sum(normalizer, old, call).max())}
+
+
+def _absolute_sum(normalizer: ir.Normalizer, operands: Operands, call: Call) -> Tensor:
+    """sum_j |w_j v_j|."""
+    weight = weights(normalizer, operands, call, torch.float64).abs()
+    return weight @ operands.value.double().abs().repeat_interleave(weight.shape[1] // operands.key.shape[1], dim=1)
 
 
 def _largest_score(normalizer: ir.Normalizer, drawn: Drawn, call: Call) -> float:
@@ -156,9 +208,15 @@ def results(run: Run, drawn: Drawn, call: Call, with_gradient: frozenset[str]) -
     leaves |= {name: x for name, x in inputs.items() if isinstance(x, Tensor) and name in with_gradient}
     out = run(Operands(leaves["query"], leaves["key"], leaves["value"], inputs), call)
     grad_out = drawn.grad_out.to(out.dtype)
-    grads = torch.autograd.grad(out, list(leaves.values()), grad_out, allow_unused=True)
+    grads = _gradients(out, list(leaves.values()), grad_out)
     pairs = zip(leaves.items(), grads, strict=True)
     return {"out": out.detach()} | {f"grad {name}": torch.zeros_like(x) if g is None else g for (name, x), g in pairs}
+
+
+def _gradients(out: Tensor, leaves: list[Tensor], grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    if not out.requires_grad:  # nothing but statistics that are held
+        return (None,) * len(leaves)
+    return torch.autograd.grad(out, leaves, grad_out, retain_graph=True, allow_unused=True)
 
 
 def _leaf(tensor: Tensor) -> Tensor:

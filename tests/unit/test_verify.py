@@ -360,3 +360,35 @@ def test_the_names_of_the_properties() -> None:
     assert property_names(normalizer(SIGMOID))[-1] == "independence"
     assert property_names(FORMULA)[-3:] == ("rows_sum_to", "shift_invariant", "nonnegative")
     assert json.loads(json.dumps(property_names(FORMULA)))
+
+
+UNIT = "name: softmax\nweights: exp(s) / sum(exp(s))\noutput: o / sqrt(csum(o ** 2))\nclaims: {shift_invariant: true}"
+SUMMED = "name: softmax\nweights: exp(s) / sum(exp(s))\noutput: csum(o) / 100 - o / 1000"
+
+
+def unit_rows(out: Tensor) -> Tensor:
+    norm = out.float().norm(dim=-1, keepdim=True)
+    return (out.float() / torch.where(norm == 0, 1.0, norm)).to(out.dtype)
+
+
+def summed_rows(out: Tensor) -> Tensor:
+    return (out.float().sum(-1, keepdim=True) / 100 - out.float() / 1000).to(out.dtype)
+
+
+@pytest.mark.parametrize(("text", "finish"), [(UNIT, unit_rows), (SUMMED, summed_rows)], ids=["unit", "summed"])
+def test_a_right_op_with_an_output_passes_everything(text: str, finish: Callable[[Tensor], Tensor]) -> None:
+    report = verify(module(SoftmaxOp(finish=finish)), normalizer(text), Settings(examples=10))
+    assert [(p.name, p.verdict) for p in report.properties if p.verdict != "passed"] == []
+
+
+def without_a_gradient(out: Tensor) -> Tensor:
+    """The norm counts as a constant."""
+    norm = out.detach().float().norm(dim=-1, keepdim=True)
+    return (out.float() / torch.where(norm == 0, 1.0, norm)).to(out.dtype)
+
+
+@pytest.mark.parametrize(
+    "finish", [lambda out: out, lambda out: unit_rows(out) * 1.02, lambda out: unit_rows(out).abs(), without_a_gradient]
+)
+def test_a_wrong_output_is_seen(finish: Callable[[Tensor], Tensor]) -> None:
+    assert examined(SoftmaxOp(finish=finish), "forward_and_gradients", UNIT).verdict == "failed"
