@@ -14,11 +14,16 @@ from attngen.ir import FUNCTIONS, REDUCTIONS, Normalizer
 from attngen.spec.lower import read_spec
 
 SPECS = [path.read_text() for path in sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))]
+SPECS.append(
+    "name: x\nlet:\n  tau: {root: 'sum(relu(s - tau)) - 1', between: [amax(s) - 1, amax(s)]}\n"
+    "weights: relu(s - tau)\noutput: o / sqrt(csum(o ** 2))\n"
+)
 SNIPPETS = (
     *"()[]{}<>=!&*|%@`~^,.:;?#-+/'\"\\ \n\t\r\0\x85\u2028\ufeff\u200bαѕ",
     *("**", "//", "<=", "==", "- ", ": ", "? ", "---\n", "...\n", "<<: ", "!!str ", "&a ", "*a ", "|\n", ">\n", "''"),
     *("not ", " and ", " or ", "lambda ", "None", "true", "null", "1e999", "1e-999999999", "0.", "9" * 50, "\\U"),
     *("let:\n", "  p: ", "inputs:\n", "shape: []", "kind: static", "default: ", "root: ", "between: []", "claims: "),
+    *("output: ", " o ", "csum", 'tau: {root: "sum(tau)", between: [0, 1]}'),
     *FUNCTIONS,
     *REDUCTIONS,
 )
