@@ -31,10 +31,12 @@ def load(spec: str | os.PathLike[str], /, **statics: object) -> Callable[..., An
     """
     # Loading an op brings torch with it; `import attngen` alone does not.
     from attngen.runtime.loader import load_built
+    from attngen.runtime.tiles import use_tuned
 
     text = catalog.read(spec)
     values = {name: str(value) for name, value in statics.items()}
     name, module = load_built(request_digest(text, values), lambda: _compile(text, values))
+    use_tuned(name, module)
     op: Callable[..., Any] = getattr(module, f"{name}_attention")
     return op
 

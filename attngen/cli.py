@@ -200,6 +200,48 @@ def bench(specs: tuple[str, ...], action: str | None, output: Path | None, **opt
         raise click.UsageError(str(error)) from None
 
 
+def _parse_tile(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    tiles = [value.split(",") for value in values]
+    for tile in tiles:
+        if len(tile) != 4 or not all(number.isdigit() for number in tile):
+            raise click.BadParameter(f"'{','.join(tile)}' should be QUERIES,KEYS,WARPS,STAGES")
+    return tuple(tuple(map(int, tile)) for tile in tiles)
+
+
+@main.command()
+@click.argument("specs", metavar="SPEC...", nargs=-1, required=True)
+@click.option("--device", type=click.Choice(("cuda", "cpu")), default="cuda", show_default=True)
+@click.option("--dtype", "dtypes", multiple=True, type=click.Choice(("float32", "float16", "bfloat16")))
+@click.option("--head-dim", "head_dims", multiple=True, type=click.IntRange(1, 256))
+@click.option("--kernel", "kernels", multiple=True,
+              type=click.Choice(("forward", "backward_query", "backward_key", "backward_pair")))  # fmt: skip
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True)
+@click.option("--compile-only", is_flag=True, help="Time nothing: rank tiles by what their machine code needs.")
+@click.option("--target", default="sm_90", show_default=True, metavar="ARCH", help="For --compile-only.")
+@click.option("--tile", "tiles", multiple=True, callback=_parse_tile, metavar="M,N,WARPS,STAGES",
+              help="For --compile-only: these tiles alone.")  # fmt: skip
+@click.option("--forget", is_flag=True, help="Remove what was found on this machine, and search nothing.")
+def tune(specs: tuple[str, ...], compile_only: bool, target: str, tiles: Any, forget: bool, **options: Any) -> None:
+    """Search the tiles of SPEC's kernels on this device.
+
+    A candidate wins by its time, if its results are right. What is found is kept in a file, and used by ops that are
+    loaded through `attngen.load`. Nothing is tuned unless this command is run.
+    """
+    for spec in specs:
+        _compile(spec, ())  # a mistake in a spec is told before torch is imported
+    from attngen import cli_tune
+
+    try:
+        if forget:
+            cli_tune.forget(specs)
+        elif compile_only:
+            cli_tune.compile_only(specs, cli_tune.Asked(**options), target, tiles)
+        else:
+            cli_tune.run(specs, cli_tune.Asked(**options))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
 @main.command("list")
 def list_specs() -> None:
     """List the shipped specs."""

@@ -85,4 +85,5 @@ def _shipped() -> dict[str, object]:
 
 
 def _formulas(normalizer: ir.Normalizer) -> object:
-    return normalizer.score, normalizer.weights, tuple((i.name, i.axes, i.default) for i in normalizer.inputs)
+    formulas = (normalizer.score, normalizer.weights, normalizer.output)
+    return formulas, tuple((i.name, i.axes, i.default) for i in normalizer.inputs)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attngen import ir
-from attngen.bench.peer import Attend, Task
+from attngen.bench.peer import Attend, Task, Unsupported, need
 from attngen.verify.reference import default_of
 
 _VARIADIC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -28,6 +28,8 @@ _RENAMED: dict[str, Callable[..., Tensor]] = {
 def written_out(task: Task) -> Attend:
     """The attention of the task's spec as a function of query, key and value, with its inputs bound."""
     normalizer, is_causal = task.normalizer, task.cell.case.is_causal
+    formulas = (normalizer.score, normalizer.weights, normalizer.output)
+    need(not any(isinstance(node, ir.Root) for formula in formulas for node in ir.walk(formula)), _NO_ROOTS)
     inputs = {source.name: _pairs(task, source) for source in normalizer.inputs}
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -41,10 +43,13 @@ def written_out(task: Task) -> Attend:
         sizes = {"scale": query.shape[-1] ** -0.5, "d": float(query.shape[-1]), "n_q": float(qk.shape[-2]),
                  "n_k": float(qk.shape[-1]), "pi": torch.pi}  # fmt: skip
         formula = _Formula({**inputs, **places, **sizes, "qk": qk, "n": count}, seen)
-        weights = formula.weights(normalizer)
-        return formula.output(normalizer, weights.to(value.dtype) @ value)
+        out = formula.weights(normalizer).to(value.dtype) @ value
+        return formula.output(normalizer, out)
 
     return attend
+
+
+_NO_ROOTS = "the formula solves for a root, which takes more than writing it out"
 
 
 def _places(qk: Tensor) -> dict[str, Tensor]:
@@ -77,11 +82,12 @@ class _Formula:
         self.names = {**self.names, "s": self.value(normalizer.score)}
         return self.shown(self.value(normalizer.weights), 0.0)
 
-    def output(self, normalizer: ir.Normalizer, weighted: Tensor) -> Tensor:
+    def output(self, normalizer: ir.Normalizer, out: Tensor) -> Tensor:
+        """What becomes of the weighted sums, whose channels are formulas of their own."""
         if normalizer.output == ir.Name("o"):
-            return weighted
-        self.names = {**self.names, "o": weighted.float()}
-        return torch.as_tensor(self.value(normalizer.output)).to(weighted.dtype)
+            return out
+        self.names = {**self.names, "o": out.float()}
+        return torch.as_tensor(self.value(normalizer.output)).to(out.dtype)
 
     def shown(self, pairs: Tensor | float, hidden: float) -> Tensor:
         pairs = torch.as_tensor(pairs)
@@ -95,10 +101,12 @@ class _Formula:
                 return self.names[id]
             case ir.Apply(op, args):
                 return self._applied(op, [self.value(arg) for arg in args])
+            case ir.Root():
+                raise Unsupported(_NO_ROOTS)
+            case ir.Reduce("csum", body) if body is not None:
+                return torch.as_tensor(self.value(body)).sum(-1, keepdim=True)
             case ir.Reduce(kind, body):
                 return self.names["n"] if body is None else self._reduced(kind, self.value(body))
-            case ir.Root(variable):
-                raise NotImplementedError(f"'{variable}' is a root, which has no written-out form to be timed")
 
     def _applied(self, op: str, args: list[Tensor | float]) -> Tensor | float:
         if op in ("add", "sub", "mul", "div", "pow", "neg"):
@@ -109,8 +117,6 @@ class _Formula:
         return (_RENAMED.get(op) or getattr(torch, op))(*tensors)
 
     def _reduced(self, kind: str, body: Tensor | float) -> Tensor:
-        if kind == "csum":
-            return torch.as_tensor(body).expand_as(torch.as_tensor(self.names["o"])).sum(-1, keepdim=True)
         if kind == "amax":
             return self.shown(body, -torch.inf).amax(-1, keepdim=True)
         if kind == "amin":

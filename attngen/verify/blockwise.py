@@ -116,8 +116,9 @@ def _of_block(normalizer: ir.Normalizer, whole: Operands, first_row: int) -> ir.
         source if source.default is None else replace(source, default=ir.substitute(source.default, values))
         for source in normalizer.inputs
     )
-    formulas = (normalizer.score, normalizer.weights, normalizer.output)
-    score, weights, output = (ir.substitute(formula, values) for formula in formulas)
+    score, weights, output = (
+        ir.substitute(formula, values) for formula in (normalizer.score, normalizer.weights, normalizer.output)
+    )
     return replace(normalizer, inputs=inputs, score=score, weights=weights, output=output)
 
 

@@ -1,0 +1,121 @@
+"""A tuning of one op on the device at hand: which questions are asked, which candidates each gets, what is kept.
+
+On a GPU candidates are compiled first and read (`attngen.tune.cost`); what spills, doesn't fit or serializes is out,
+and the best by rank are timed. On the CPU the blocks of the path of plain torch are timed. Kernels are tuned one after
+the other, each with the tiles that were found for those before it. What was found is kept where an op that is loaded
+through `attngen.load` finds it; nothing else changes.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+
+from attngen.audit import compile as audit
+from attngen.bench.grid import HIDDEN, TOKENS
+from attngen.bench.measure import clock_for
+from attngen.runtime.tiles import Tile, Tuned, digest_of, keep, this_machine
+from attngen.tune import cost
+from attngen.tune.candidates import KERNELS, PORTABLE, candidates
+from attngen.tune.search import Found, Progress, Question, Watch, search
+from attngen.verify.case import Case, DType, Form
+from attngen.verify.subject import Subject
+
+TIMED = 8  # candidates of each question that are timed on a GPU
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """For which calls of an op tiles are wanted, and for how long. `length` None: 4096 on a GPU, 2048 on a CPU."""
+
+    spec: str
+    device: str
+    dtypes: tuple[DType, ...]
+    head_dims: tuple[int, ...]
+    minutes: float
+    masks: tuple[bool, ...] = (False, True)
+    kernels: tuple[str, ...] = ()
+    length: int | None = None
+
+
+def tune(subject: Subject, wanted: Wanted, progress: Progress, watch: Watch | None = None) -> Iterator[Found]:
+    """Search, question by question; what is better than the shipped tile is kept before the next one begins."""
+    assert subject.module is not None
+    subject.module.TUNED.clear()
+    watch = watch or Watch(clock_for(wanted.device), time.monotonic() + 60 * wanted.minutes)
+    for question in questions(subject, wanted):
+        if watch.now() > watch.end:
+            return
+        found = search(subject, question, _tiles(wanted, question, watch, progress), watch, progress)
+        if found.is_better:
+            _keep(subject, found, wanted.device)
+        yield found
+
+
+def questions(subject: Subject, wanted: Wanted) -> Iterator[Question]:
+    """Every combination that is wanted, the kernels of one call together."""
+    kernels = wanted.kernels or ((PORTABLE,) if wanted.device == "cpu" else _kernels_of(subject))
+    for dtype, width, masked, kernel in product(wanted.dtypes, wanted.head_dims, wanted.masks, kernels):
+        yield Question(kernel, _timed_case(subject, wanted, dtype, width, masked), _checks(dtype, width))
+
+
+def _kernels_of(subject: Subject) -> tuple[str, ...]:
+    assert subject.module is not None
+    names = [name.removeprefix(f"{subject.normalizer.name}_") for name in subject.module.KERNELS]
+    return tuple(kernel for kernel in KERNELS if any(name.startswith(kernel) for name in names))
+
+
+def _timed_case(subject: Subject, wanted: Wanted, dtype: DType, width: int, masked: bool) -> Case:
+    omitted: Form = "omitted"
+    forms = tuple((i.name, omitted) for i in subject.normalizer.inputs if i.default is not None)
+    if wanted.device == "cpu":
+        batch, heads, length = 1, 8, wanted.length or 2048
+    else:
+        length = wanted.length or 4096
+        batch, heads = max(1, TOKENS // length), max(1, HIDDEN // width)
+    return Case(batch=batch, kv_heads=heads, n_q=length, n_k=length, d=width, d_v=width, dtype=dtype,
+                is_causal=masked, forms=forms)  # fmt: skip
+
+
+def _checks(dtype: DType, width: int) -> tuple[Case, ...]:
+    """Ragged lengths, grouped heads, full and masked, rows without keys."""
+    return (
+        Case(batch=2, kv_heads=2, group=2, n_q=257, n_k=257, d=width, d_v=width, dtype=dtype, is_causal=True),
+        Case(kv_heads=2, n_q=130, n_k=300, d=width, d_v=width, dtype=dtype),
+        Case(kv_heads=1, n_q=200, n_k=90, d=width, d_v=width, dtype=dtype, is_causal=True, alignment="lower_right"),
+    )
+
+
+def _tiles(wanted: Wanted, question: Question, watch: Watch, progress: Progress) -> tuple[Tile, ...]:
+    """On a GPU the best by their machine code, without what is wrong with any; else all."""
+    itemsize = 4 if question.case.dtype == "float32" else 2
+    if wanted.device == "cpu":
+        return candidates(question.kernel, itemsize)
+    case = audit.Case(question.case.d, question.case.dtype, question.case.is_causal)
+    asked = cost.Question(question.kernel, cost.target_of(torch.cuda.get_device_capability()), case)
+    outcomes = cost.ranked((wanted.spec,), asked, (), max(1, (os.cpu_count() or 2) // 2), _compiling(watch, progress))
+    return tuple(outcome.tile for outcome in outcomes if not outcome.problems)[:TIMED]
+
+
+def _compiling(watch: Watch, progress: Progress) -> Callable[[int, int], bool]:
+    def told(done: int, of: int) -> bool:
+        progress("compiling", done, of)
+        return watch.now() < watch.end
+
+    return told
+
+
+def _keep(subject: Subject, found: Found, device: str) -> None:
+    module, case = subject.module, found.question.case
+    assert module is not None
+    assert found.best.times is not None
+    assert found.shipped.times is not None
+    entry = Tuned(
+        this_machine(device), digest_of(module), found.question.kernel, case.dtype, case.d, case.d_v, case.is_causal,
+        found.best.tile, found.best.times.median, found.shipped.times.median, case.n_k,
+    )  # fmt: skip
+    keep(subject.normalizer.name, (entry,))
+    module.TUNED[entry.place] = module.Tile(*entry.tile)
