@@ -131,5 +131,5 @@ def test_a_folder_that_cannot_be_made_is_wrong_use(tmp_path: Path) -> None:
 
 def test_the_command_reads_well() -> None:
     shown = run("--help").stdout
-    for command in ("build", "explain", "verify", "audit", "bench", "list", "schema"):
+    for command in ("build", "explain", "verify", "audit", "bench", "tune", "list", "schema"):
         assert f"\n  {command} " in shown
