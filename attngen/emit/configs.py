@@ -1,7 +1,7 @@
 """Tile configurations as data: `OpPlan` -> rows per architecture, by kernel, head dim and element size.
 
 Found by compiling ahead of time and reading registers, spills, shared memory and matrix instructions, with
-`benchmarks/search_tiles.py`; none has been timed on a GPU. For each kernel the rows are ordered by head dim; the first
+`attngen tune --compile-only`; none has been timed on a GPU. For each kernel the rows are ordered by head dim; the first
 that is wide enough serves. Formulas differ in what a score needs beside the products, so there are two tables.
 
 A tile is (queries, keys, warps, stages). Four warps hold 64 rows of scores, eight 128 (keys stand for rows in the key

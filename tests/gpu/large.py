@@ -79,7 +79,7 @@ def check_nothing_moves(subject: Subject, case: Case, repeats: int) -> None:
     for number in range(repeats):
         between = torch.randn(
             64 * (1 + number % 7), 64, device=drawn.operands.query.device
-        )  # other memory, other timing
+        )
         again = subject.results(drawn, case.call)
         del between
         for name, expected in first.items():
