@@ -77,9 +77,7 @@ def check_nothing_moves(subject: Subject, case: Case, repeats: int) -> None:
     drawn = subject.draw(case)
     first = subject.results(drawn, case.call)
     for number in range(repeats):
-        between = torch.randn(
-            64 * (1 + number % 7), 64, device=drawn.operands.query.device
-        )
+        between = torch.randn(64 * (1 + number % 7), 64, device=drawn.operands.query.device)
         again = subject.results(drawn, case.call)
         del between
         for name, expected in first.items():
