@@ -88,8 +88,8 @@ def test_a_fast_tile_that_is_wrong_is_out(monkeypatch: pytest.MonkeyPatch) -> No
     assert module is not None
     launch = module.launch_forward
 
-    def wrong_with_b(query: object, key: object, value: object, inputs: object, call: object) -> object:
-        out, *saved = launch(query, key, value, inputs, call)
+    def wrong_with_b(query: object, key: object, value: object, inputs: object, call: object, *more: object) -> object:
+        out, *saved = launch(query, key, value, inputs, call, *more)
         return (out * 1.01 if tuple(module._tile_for("forward", query, value, call)) == B else out), *saved
 
     monkeypatch.setattr(module, "launch_forward", wrong_with_b)
