@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import fx
 
 from attngen import ir
@@ -31,10 +32,12 @@ _LOG = logging.getLogger("attngen")
 
 def fuse(module: fx.GraphModule, report: CompileReport) -> None:
     """Replace attention in the module and in those that it calls, in place."""
-    for inner in module.modules():
-        if isinstance(inner, fx.GraphModule):
-            _fuse_graph(inner.graph, report)
-            inner.recompile()
+    # The checks take gradients, also where the model is compiled for inference.
+    with torch.inference_mode(False), torch.enable_grad():
+        for inner in module.modules():
+            if isinstance(inner, fx.GraphModule):
+                _fuse_graph(inner.graph, report)
+                inner.recompile()
 
 
 def _fuse_graph(graph: fx.Graph, report: CompileReport) -> None:

@@ -159,17 +159,19 @@ class Lifting:
             if isinstance(mask, Name) and mask.id in self.hiding and "qk" in names(other):
                 infinite, lost = op("lt", mask, Number(FINITE)), op("lt", mask, Number(LOST))
                 self.hidden.append(infinite)
-                return op(
-                    "where", infinite, Number(-LARGE), self.filled_with(lost, Number(-LARGEST), op("add", mask, other))
-                )
+                # What is added to such a number is lost, but not its gradient: a row of them alone still has one.
+                kept = op("sub", other, op("detach", other))
+                shown = self.filled_with(lost, Number(-LARGEST), op("add", mask, other), kept)
+                return op("where", infinite, Number(-LARGE), shown)
         return None
 
-    def filled_with(self, condition: Expr, number_: Number, otherwise: Expr) -> Expr:
-        if self.fill not in (None, number_):
-            return op("where", condition, number_, otherwise)
-        self.fill = number_
-        self.filled.append(condition)
-        return op("where", condition, FILL, otherwise)
+    def filled_with(self, condition: Expr, number_: Number, otherwise: Expr, more: Expr | None = None) -> Expr:
+        """The number where the condition holds, plus `more`."""
+        value: Expr = number_
+        if self.fill in (None, number_):
+            self.fill, value = number_, FILL
+            self.filled.append(condition)
+        return op("where", condition, value if more is None else op("add", value, more), otherwise)
 
     def chosen(self, condition: Expr, a: Expr, b: Expr) -> Expr:
         """`where`, and what it says about hidden keys."""
