@@ -12,13 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attngen.dynamo.bands import Band
 from attngen.dynamo.formulas import FALSE
+from attngen.dynamo.geometry import Geometry
 from attngen.dynamo.layout import Atom, Dims
 from attngen.dynamo.lift import Leaf
-from attngen.dynamo.lifted import Lifted, Version
+from attngen.dynamo.lifted import Lifted
 from attngen.dynamo.nodes import NotLifted
+from attngen.dynamo.positions import evaluated
 from attngen.dynamo.replay import Lengths, Sample, replay
+from attngen.dynamo.versions import Version
 from attngen.ir import Normalizer, names
 from attngen.verify.reference import Call, Operands, attention
 
@@ -78,7 +80,7 @@ def _narrow(version: Version, lifted: Lifted, run: Run, lengths: Lengths) -> Non
             output = replay(lifted, sample, lengths) if given is sample else run(narrow, inputs)
             found.append([output.detach(), *torch.autograd.grad(_some_loss(output), tensors, materialize_grads=True)])
         for wanted, got in zip(*found, strict=True):
-            error = (wanted - got).abs().max() / wanted.abs().max()
+            error = (wanted - got).abs().max() / wanted.abs().max().clamp_min(1e-3)
             if bool(wanted.isfinite().all()) and not float(error) <= _NARROW:
                 raise NotLifted("float32 is too narrow for the formula")
 
@@ -137,10 +139,11 @@ def _leaf(lifted: Lifted, version: Version, place: int, lengths: Lengths, how: t
     if leaf.fixed is not None and leaf.fixed.numel() == 1:
         fixed = leaf.fixed.reshape(lengths.shape(dims))
         return fixed if leaf.boolean else fixed.double()
-    banded = dict(version.fixed)
-    if place in banded:
-        sizes = lengths.shape(geometry.pair_dims)[2:]
-        return _banded(banded[place], version.band, sizes, leaf).expand(lengths.shape(dims))
+    for stood_for, expr in version.fixed:
+        if stood_for == place:
+            full = lengths.shape(geometry.pair_dims)
+            values = evaluated(expr, (full[2], full[3]), version.band.alignment).expand(full)
+            return _part(values.bool() if leaf.boolean else values, geometry, dims, lengths)
     atoms = [atom for dim in dims for atom in dim]
     canonical: Dims = tuple((atom,) for group in geometry.pair_dims for atom in group if atom in atoms)
     has_keys = bool(geometry.keys) and geometry.keys[0] in atoms
@@ -153,11 +156,14 @@ def _leaf(lifted: Lifted, version: Version, place: int, lengths: Lengths, how: t
     return lengths.arranged(drawn, canonical, dims)
 
 
-def _banded(values: tuple[float, float], band: Band, sizes: tuple[int, ...], leaf: Leaf) -> Tensor:
-    seen = torch.full(sizes, values[0], dtype=torch.float64)
-    if not band.everything and values[1] == values[1]:
-        seen = torch.where(band.seen(sizes[0], sizes[1]), seen, values[1])
-    return seen.bool() if leaf.boolean else seen
+def _part(values: Tensor, geometry: Geometry, dims: Dims, lengths: Lengths) -> Tensor:
+    """From values over (batch, head, query, key), equal along the axes that a leaf lacks, to the leaf's layout."""
+    groups, present = geometry.pair_dims, {atom for dim in dims for atom in dim}
+    values = values.reshape([lengths.of[atom] for group in groups for atom in group])
+    atoms = [atom for group in groups for atom in group]
+    for axis, atom in reversed(list(enumerate(atoms))):
+        values = values if atom in present else values.select(axis, 0)
+    return lengths.arranged(values, tuple((atom,) for atom in atoms if atom in present), dims)
 
 
 def _drawn(leaf: Leaf, shape: tuple[int, ...], random: torch.Generator) -> Tensor:

@@ -1,28 +1,19 @@
-"""Masks that the graph fixes by itself: their values, and the causal mask or window that they are.
+"""Patterns of positions: the diagonals of (Nq, Nk) that a mask shows, as a condition on `i` and `j` and as the causal
+mask or window of a call.
 
-A tensor is fixed if it comes from sizes and numbers alone. It is evaluated with the sizes that the graph was made with;
-a pattern that must hold for other sizes is compared at several.
+Masks are compared by value, with the sizes at hand; whether a pattern holds for other sizes is asked elsewhere.
 """
 
-import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from attngen.dynamo.nodes import LAYOUT, Hints, NotLifted, mutates, name_of, value_of
+from attngen.dynamo.formulas import TRUE, op
+from attngen.ir import Expr, Name, number
 
-_LARGEST = 1 << 26  # elements of a mask that is still worth evaluating
-_FIXED = {
-    "ones", "zeros", "full", "arange", "tril", "triu", "eye", "linspace", "ones_like", "zeros_like", "full_like",
-    "new_ones", "new_zeros", "new_full", "tensor", "lt", "le", "gt", "ge", "eq", "ne", "and_", "or_", "xor", "invert",
-    "logical_not", "logical_and", "logical_or", "bitwise_not", "bitwise_and", "bitwise_or", "add", "sub", "mul", "neg",
-    "truediv", "floordiv", "div", "abs", "masked_fill", "where", "to", "bool", "float", "half", "bfloat16", "double",
-    "int", "long", "type_as", "view", "reshape", "unsqueeze", "expand", "getitem", "transpose", "t", "getattr", "clone",
-    "contiguous", "minimum", "maximum", "clamp", "log", "rsub", "repeat", "permute", "squeeze", "pow", "scalar_tensor",
-    "expand_as", "__and__", "__or__", "__invert__", "flip", "outer", "size", "sign",
-}  # fmt: skip
+I, J = Name("i"), Name("j")  # noqa: E741
+SHIFT = op("sub", Name("n_k"), Name("n_q"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,69 +42,56 @@ class Band:
         return seen & (distance <= self.right) if self.right >= 0 else seen
 
 
-def fixed_value(node: fx.Node, hints: Hints) -> Tensor | None:
-    """The node's tensor if it comes from sizes and numbers alone, on the CPU."""
-    try:
-        value = _evaluated(node, hints, {})
-    except NotLifted:
-        return None
-    except Exception:  # an operation that doesn't take these arguments here: the mask counts as not fixed
-        return None
-    return value if isinstance(value, Tensor) else None
+@dataclass(frozen=True, slots=True)
+class Diagonals:
+    """What a mask shows: low <= j - i <= high, where None is without limit. Queries count from 0, or from Nk - Nq."""
+
+    low: int | None
+    high: int | None
+    alignment: str
+
+    def condition(self, call: str) -> Expr:
+        """The same as a formula, for a call with an alignment of its own."""
+        distance = op("sub", J, query_position(self.alignment, call))
+        below = TRUE if self.low is None else op("ge", distance, number(self.low))
+        return below if self.high is None else op("and", below, op("le", distance, number(self.high)))
+
+    def band(self) -> Band:
+        """The narrowest band of a call that shows all of it: a call has no band beside the main diagonal."""
+        left, right = (-1 if self.low is None else max(-self.low, 0)), (-1 if self.high is None else max(self.high, 0))
+        return Band(left, right, self.alignment if left >= 0 or right >= 0 else "upper_left")
+
+    @property
+    def is_band(self) -> bool:
+        return (self.low is None or self.low <= 0) and (self.high is None or self.high >= 0)
 
 
-def _evaluated(node: fx.Node, hints: Hints, done: dict[fx.Node, Any]) -> Any:
-    if node in done:
-        return done[node]
-    value = value_of(node)
-    result: Any
-    if isinstance(value, int | float | torch.SymInt | torch.SymFloat):
-        result = hints.number(value) if not isinstance(value, bool) else value
-    elif isinstance(value, torch.Size):
-        result = tuple(hints.size(size) for size in value)
-    elif name_of(node) in _FIXED and not _too_large(value, hints) and not _changes(node):
-        args = fx.map_arg(node.args, lambda n: _evaluated(n, hints, done))
-        kwargs = dict(fx.map_arg(node.kwargs, lambda n: _evaluated(n, hints, done)))
-        result = _run(node, args, {key: arg for key, arg in kwargs.items() if key != "device"})
-    else:
-        raise NotLifted("not fixed")
-    done[node] = result
-    return result
+def query_position(counted: str, call: str) -> Expr:
+    """The query's position counted in one way, where the call counts `i` in another."""
+    if counted == call:
+        return I
+    return op("add" if counted == "lower_right" else "sub", I, SHIFT)
 
 
-def _too_large(value: Any, hints: Hints) -> bool:
-    return isinstance(value, Tensor) and math.prod(hints.shape(value)) > _LARGEST
-
-
-def _changes(node: fx.Node) -> bool:
-    """Whether something writes to the tensor, or to a view of it."""
-    return any(mutates(user) or (name_of(user) in LAYOUT and _changes(user)) for user in node.users)
-
-
-def _run(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    args = tuple(arg for arg in args if not isinstance(arg, torch.device))
-    with torch.no_grad():
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        assert callable(node.target)
-        return node.target(*args, **kwargs)
-
-
-def band_of(seen: Tensor) -> Band | None:
-    """The band that a mask (Nq, Nk) is, None if it is none."""
+def diagonals_of(seen: Tensor) -> tuple[Diagonals, ...]:
+    """The ways in which a mask (Nq, Nk) is a range of diagonals, the most usual one first; nothing if it is none."""
     n_q, n_k = seen.shape
     if bool(seen.all()):
-        return Band()
+        return (Diagonals(None, None, "upper_left"),)
     if not bool(seen.any()):
-        return None
+        return ()
+    columns, shown = torch.arange(n_k), seen.any(-1)
+    first = torch.where(seen, columns, n_k).amin(-1)[shown]
+    last = torch.where(seen, columns, -1).amax(-1)[shown]
+    found = []
     for alignment in ("upper_left", "lower_right"):
         offset = n_k - n_q if alignment == "lower_right" else 0
-        places = seen.nonzero()
-        distance = places[:, 1] - places[:, 0] - offset
-        left, right = -int(distance.min()), int(distance.max())
-        left = -1 if left >= n_q - 1 + offset else left
-        right = -1 if right >= n_k - 1 - offset else right
-        band = Band(left, right, alignment)
-        if left >= -1 and right >= -1 and torch.equal(band.seen(n_q, n_k), seen):
-            return band
-    return None
+        places = (torch.arange(n_q) + offset)[shown]
+        low, high = int((first - places).min()), int((last - places).max())
+        diagonals = Diagonals(
+            None if low <= 1 - n_q - offset else low, None if high >= n_k - 1 - offset else high, alignment
+        )
+        distance = columns[None, :] - torch.arange(n_q)[:, None] - offset
+        if torch.equal((distance >= low) & (distance <= high), seen):
+            found.append(diagonals)
+    return tuple(sorted(found, key=lambda diagonals: diagonals.high not in (0, -1, None)))

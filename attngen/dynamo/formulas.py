@@ -67,9 +67,18 @@ def op(name: str, *args: Expr) -> Expr:
             return x
         case _, (Number(a), Number(b)) if name in _DECIDED:
             return TRUE if _DECIDED[name](a, b) else FALSE
+        case _, (Apply("where", (condition, Number() as x, Number() as y)), Number() as z) if name in _DECIDED:
+            return _chosen(condition, op(name, x, z), op(name, y, z))
         case (("where" | "and" | "or" | "not"), _):
             return _logical(name, args)
     return Apply(name, args)
+
+
+def _chosen(condition: Expr, a: Expr, b: Expr) -> Expr:
+    """The condition that is `a` where another one holds, and `b` elsewhere; both are decided."""
+    if a == b:
+        return a
+    return condition if a == TRUE else op("not", condition)
 
 
 def _logical(name: str, args: tuple[Expr, ...]) -> Expr:

@@ -17,12 +17,13 @@ from attngen.catalog import SpecText
 from attngen.diagnostics import InternalError, SpecError
 from attngen.dynamo import agree
 from attngen.dynamo.contraction import is_contraction
-from attngen.dynamo.lifted import Lifted, Version, lift, versions
+from attngen.dynamo.lifted import Lifted, lift
 from attngen.dynamo.nodes import Hints, NotAttention, NotLifted, is_symbolic, name_of, place_of, tensor_of
 from attngen.dynamo.region import Region, candidates, cut
 from attngen.dynamo.report import CompileReport, Replaced, Skipped
 from attngen.dynamo.rewrite import check_sizes, replace
 from attngen.dynamo.spelled_out import COMPOSITES, spell_out
+from attngen.dynamo.versions import Version, versions
 from attngen.pipeline import Compilation, compile_spec
 from attngen.runtime.loader import load_built
 from attngen.spec.lower import read_spec

@@ -13,9 +13,10 @@ from torch import Tensor, fx
 from torch._subclasses import FakeTensor
 
 from attngen.dynamo.layout import Atom, Dims, steps_to
-from attngen.dynamo.lifted import Lifted, Version
+from attngen.dynamo.lifted import Lifted
 from attngen.dynamo.nodes import Hints, NotLifted, tensor_of, value_of
 from attngen.dynamo.region import Region
+from attngen.dynamo.versions import Version
 
 _LARGEST_HEAD_DIM = 256  # of the op
 

@@ -1,0 +1,82 @@
+"""Tensors that the graph fixes by itself: those that come from sizes and numbers alone, such as most masks.
+
+They are evaluated on the CPU with the sizes that the graph was made with.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from attngen.dynamo.nodes import LAYOUT, Hints, NotLifted, mutates, name_of, value_of
+
+_LARGEST = 1 << 30  # bytes of a mask that is still worth evaluating; the model itself would make as many
+_FIXED = {
+    "ones", "zeros", "full", "arange", "tril", "triu", "eye", "linspace", "ones_like", "zeros_like", "full_like",
+    "new_ones", "new_zeros", "new_full", "tensor", "lt", "le", "gt", "ge", "eq", "ne", "and_", "or_", "xor", "invert",
+    "logical_not", "logical_and", "logical_or", "bitwise_not", "bitwise_and", "bitwise_or", "add", "sub", "mul", "neg",
+    "truediv", "floordiv", "div", "abs", "masked_fill", "where", "to", "bool", "float", "half", "bfloat16", "double",
+    "int", "long", "type_as", "view", "reshape", "unsqueeze", "expand", "getitem", "transpose", "t", "getattr", "clone",
+    "contiguous", "minimum", "maximum", "clamp", "log", "rsub", "repeat", "permute", "squeeze", "pow", "scalar_tensor",
+    "expand_as", "__and__", "__or__", "__invert__", "flip", "outer", "size", "sign", "diff", "cumsum", "index_select",
+    "flatten", "unflatten", "softplus", "exp", "exp2", "sqrt", "relu", "numel", "dim", "broadcast_to", "stack",
+}  # fmt: skip
+
+
+def is_fixed(node: fx.Node) -> bool:
+    """Whether the node's value comes from sizes and numbers alone."""
+    value = value_of(node)
+    if isinstance(value, bool | int | float | torch.SymInt | torch.SymFloat | torch.Size):
+        return True
+    return name_of(node) in _FIXED and not _changes(node) and all(is_fixed(n) for n in node.all_input_nodes)
+
+
+def fixed_value(node: fx.Node, hints: Hints) -> Tensor | None:
+    """The node's tensor if it comes from sizes and numbers alone, on the CPU."""
+    if not is_fixed(node):
+        return None
+    try:
+        value = _evaluated(node, hints, {})
+    except NotLifted:
+        return None
+    except Exception:  # an operation that doesn't take these arguments here: the mask counts as not fixed
+        return None
+    return value if isinstance(value, Tensor) else None
+
+
+def _evaluated(node: fx.Node, hints: Hints, done: dict[fx.Node, Any]) -> Any:
+    if node in done:
+        return done[node]
+    value = value_of(node)
+    result: Any
+    if isinstance(value, int | float | torch.SymInt | torch.SymFloat):
+        result = hints.number(value) if not isinstance(value, bool) else value
+    elif isinstance(value, torch.Size):
+        result = tuple(hints.size(size) for size in value)
+    elif name_of(node) in _FIXED and not _too_large(value, hints) and not _changes(node):
+        args = fx.map_arg(node.args, lambda n: _evaluated(n, hints, done))
+        kwargs = dict(fx.map_arg(node.kwargs, lambda n: _evaluated(n, hints, done)))
+        result = _run(node, args, {key: arg for key, arg in kwargs.items() if key != "device"})
+    else:
+        raise NotLifted("not fixed")
+    done[node] = result
+    return result
+
+
+def _too_large(value: Any, hints: Hints) -> bool:
+    return isinstance(value, Tensor) and math.prod(hints.shape(value)) * value.element_size() > _LARGEST
+
+
+def _changes(node: fx.Node) -> bool:
+    """Whether something writes to the tensor, or to a view of it."""
+    return any(mutates(user) or (name_of(user) in LAYOUT and _changes(user)) for user in node.users)
+
+
+def _run(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    args = tuple(arg for arg in args if not isinstance(arg, torch.device))
+    with torch.no_grad():
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
