@@ -84,7 +84,7 @@ def diagonals_of(seen: Tensor) -> tuple[Diagonals, ...]:
     first = torch.where(seen, columns, n_k).amin(-1)[shown]
     last = torch.where(seen, columns, -1).amax(-1)[shown]
     found = []
-    for alignment in ("upper_left", "lower_right"):
+    for alignment in ("upper_left", "lower_right") if n_q != n_k else ("upper_left",):
         offset = n_k - n_q if alignment == "lower_right" else 0
         places = (torch.arange(n_q) + offset)[shown]
         low, high = int((first - places).min()), int((last - places).max())

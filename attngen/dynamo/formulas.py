@@ -49,6 +49,10 @@ def op(name: str, *args: Expr) -> Expr:
     match name, args:
         case _, (Number(a), Number(b)) if name in _FOLDED:
             return Number(_FOLDED[name](a, b))
+        case _, (Apply("where", (condition, Number() as x, Number() as y)), Number() as z) if name in _FOLDED:
+            return op("where", condition, op(name, x, z), op(name, y, z))
+        case _, (Number() as z, Apply("where", (condition, Number() as x, Number() as y))) if name in _FOLDED:
+            return op("where", condition, op(name, z, x), op(name, z, y))
         case (("add" | "sub"), (x, Number(value))) if value == 0:
             return x
         case "add", (Number(value), x) if value == 0:

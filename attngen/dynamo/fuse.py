@@ -9,16 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from attngen import ir
 from attngen.api import request_digest
 from attngen.catalog import SpecText
 from attngen.diagnostics import InternalError, SpecError
 from attngen.dynamo import agree
+from attngen.dynamo.absorb import absorb
 from attngen.dynamo.contraction import is_contraction
 from attngen.dynamo.lifted import Lifted, lift
-from attngen.dynamo.nodes import Hints, NotAttention, NotLifted, is_symbolic, name_of, place_of, tensor_of
+from attngen.dynamo.nodes import Hints, NotAttention, NotLifted, is_symbolic, name_of, place_of, tensor_of, value_of
 from attngen.dynamo.region import Region, candidates, cut
 from attngen.dynamo.report import CompileReport, Replaced, Skipped
 from attngen.dynamo.rewrite import check_sizes, replace
@@ -89,7 +90,7 @@ def _fuse_second(second: fx.Node) -> Replaced | None:
     reason: NotLifted | None = None
     for scores, weights, value in candidates(second):
         try:
-            return _fuse_region(cut(second, scores, weights, value))
+            return _fuse_either(cut(second, scores, weights, value))
         except NotAttention as error:
             reason = reason or error
         except NotLifted as error:
@@ -99,13 +100,26 @@ def _fuse_second(second: fx.Node) -> Replaced | None:
     return None
 
 
+def _fuse_either(region: Region) -> Replaced:
+    """Try the region with what spreads its leaves first."""
+    larger = absorb(region)
+    if larger is not None:
+        try:
+            return _fuse_region(larger)
+        except NotLifted as reason:
+            _LOG.debug("without what spreads masks: %s", reason)
+    return _fuse_region(region)
+
+
 def _fuse_region(region: Region) -> Replaced:
-    hints = Hints()
-    lifted = lift(region, hints)
+    lifted = lift(region, Hints())
     check_sizes(lifted)
-    static = _static_atoms(region, lifted)
-    reason: NotLifted | None = None
+    again = lift(region, Hints(others=True)) if _is_dynamic(region) else None
+    same = None if again is None else {(version.spec, version.band) for version in versions(again)}
+    reason = NotLifted("a formula or a mask that depends on a dynamic size")
     for version in versions(lifted):
+        if same is not None and (version.spec, version.band) not in same:
+            continue
         try:
             _LOG.debug("trying %s", version)
             attention = _checked(version, lifted, region)
@@ -113,9 +127,16 @@ def _fuse_region(region: Region) -> Replaced:
             reason = error
             continue
         where = place_of(region.second)
-        replace(region, lifted, version, attention, static)
+        replace(region, lifted, version, attention, _static_atoms(lifted, again))
         return Replaced(where, version.spec, _mask_text(version))
-    raise reason or NotLifted("no formula")
+    raise reason
+
+
+def _is_dynamic(region: Region) -> bool:
+    """Whether what is lifted with the sizes at hand must come out the same with others."""
+    values = [value_of(node) for node in (*region.all_nodes, *region.leaves)]
+    sizes = [size for value in values for size in (value.shape if isinstance(value, Tensor) else (value,))]
+    return any(is_symbolic(size) for size in sizes)
 
 
 def _checked(version: Version, lifted: Lifted, region: Region) -> Callable[..., Any]:
@@ -126,7 +147,6 @@ def _checked(version: Version, lifted: Lifted, region: Region) -> Callable[..., 
         raise NotLifted(f"the formula is refused: {error.diagnostics[0].message}") from error
     empty_rows = _may_be_empty(version, lifted, region)
     agree.check_formula(version, normalizer, lifted, empty_rows=empty_rows)
-    _check_dynamic(version, region)
     attention = _built(version.spec)
     agree.check_op(version, attention, lifted, empty_rows=empty_rows)
     return attention
@@ -142,28 +162,13 @@ def _may_be_empty(version: Version, lifted: Lifted, region: Region) -> bool:
     return version.band.may_be_empty and len(set(sizes)) > 1
 
 
-def _check_dynamic(version: Version, region: Region) -> None:
-    """What was lifted with the sizes at hand must come out the same with others, where sizes are dynamic."""
-    nodes = (*region.nodes, *region.leaves)
-    sizes = [size for node in nodes for size in getattr(node.meta.get("example_value"), "shape", ())]
-    if not any(is_symbolic(size) for size in sizes):
-        return
-    again = lift(region, Hints(factor=2))
-    if not any(other.spec == version.spec and other.band == version.band for other in versions(again)):
-        raise NotLifted("a formula or a mask that depends on a dynamic size")
-
-
-def _static_atoms(region: Region, lifted: Lifted) -> set[str]:
-    """Names of the axes whose sizes are numbers."""
-    geometry = lifted.geometry
-    groups = [*geometry.pair_dims, geometry.depth, geometry.channel]
-    atoms = {atom.name: atom.size for group in groups for atom in group}
-    shapes = [*tensor_of(region.scores).shape, *tensor_of(region.second).shape]
-    if not any(is_symbolic(size) for size in shapes):
-        return set(atoms)
-    again = lift(region, Hints(factor=2)).geometry
-    others = {atom.name: atom.size for g in (*again.pair_dims, again.depth, again.channel) for atom in g}
-    return {name for name, size in atoms.items() if others.get(name) == size}
+def _static_atoms(lifted: Lifted, again: Lifted | None) -> set[str]:
+    """Names of the axes whose sizes are numbers: they are the same when other sizes are tried."""
+    sizes, others = (
+        {atom.name: atom.size for dim in (*g.pair_dims, g.depth, g.channel) for atom in dim}
+        for g in (lifted.geometry, (again or lifted).geometry)
+    )
+    return {name for name, size in sizes.items() if others.get(name) == size}
 
 
 def _built(spec: str) -> Callable[..., Any]:

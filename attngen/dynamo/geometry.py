@@ -130,7 +130,7 @@ def read_geometry(
     query, key = (b, a) if flipped else (a, b)
     value = _operand_dims(second.b, second.b_letters, letters, hints)
     _check(layout.resolved(weights), query, key, lead)
-    kv_heads = _shared_heads(lead[1:], key, value)
+    kv_heads = shared_heads(lead[1:], key, value)
     return Geometry(
         query, key, value, scores, output, lead[:1], lead[1:], kv_heads, rows, keys, depth, channel
     )  # fmt: skip
@@ -146,7 +146,7 @@ def _check(weights: Dims, query: Operand, key: Operand, lead: Dim) -> None:
         raise NotAttention("keys that all of a batch share: a layer's weights")
 
 
-def _shared_heads(heads: Dim, key: Operand, value: Operand) -> Dim:
+def shared_heads(heads: Dim, key: Operand, value: Operand) -> Dim:
     """The outer head axes that keys or values have: further ones are groups of queries that share them."""
     present = {atom for operand in (key, value) for dim in operand.dims for atom in dim}
     count = max((place + 1 for place, atom in enumerate(heads) if atom in present), default=0)

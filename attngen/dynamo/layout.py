@@ -124,6 +124,8 @@ def steps_to(dims: Dims, target: Dims, size: Callable[[Atom], int]) -> list[Step
 
     Atoms that the tensor lacks are expanded where the rest of their dimension is there, and size 1 where it isn't.
     """
+    if dims == target:
+        return []
     atoms = [atom for dim in dims for atom in dim]
     wanted = [atom for dim in target for atom in dim]
     if len(set(atoms)) < len(atoms) or any(atom not in wanted for atom in atoms):

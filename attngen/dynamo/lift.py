@@ -154,16 +154,33 @@ class Lifting:
         return Value(expr, dims, boolean=name in COMPARISONS)
 
     def masked(self, a: Expr, b: Expr) -> Expr | None:
-        """The sum of scores and a mask from outside, which may hold -infinity or large finite numbers."""
+        """The sum of scores and a mask, which may hold -infinity or large finite numbers."""
         for mask, other in ((a, b), (b, a)):
-            if isinstance(mask, Name) and mask.id in self.hiding and "qk" in names(other):
+            if "qk" in names(mask) or "qk" not in names(other):
+                continue
+            if isinstance(mask, Name) and mask.id in self.hiding:
                 infinite, lost = op("lt", mask, Number(FINITE)), op("lt", mask, Number(LOST))
-                self.hidden.append(infinite)
-                # What is added to such a number is lost, but not its gradient: a row of them alone still has one.
-                kept = op("sub", other, op("detach", other))
-                shown = self.filled_with(lost, Number(-LARGEST), op("add", mask, other), kept)
-                return op("where", infinite, Number(-LARGE), shown)
+                mask = op("where", infinite, Number(-LARGE), op("where", lost, Number(-LARGEST), mask))
+            if isinstance(mask, Apply) and mask.op == "where":
+                return self.spread(mask, other)
         return None
+
+    def spread(self, mask: Expr, other: Expr) -> Expr:
+        """The sum of a mask's choices and scores, chosen in the mask's way."""
+        if not isinstance(mask, Apply) or mask.op != "where":
+            return op("add", mask, other)
+        condition, a, b = mask.args
+        # What is added to a number that hides is lost, but not its gradient: a row of such numbers alone still has one.
+        kept = op("sub", other, op("detach", other))
+        for where, value, rest in ((condition, a, b), (op("not", condition), b, a)):
+            if value == Number(-LARGE):
+                self.hidden.append(where)
+                return op("where", where, value, self.spread(rest, other))
+            if value == FILL:
+                return op("where", where, op("add", FILL, kept), self.spread(rest, other))
+            if isinstance(value, Number) and value.value <= LOST:
+                return self.filled_with(where, value, self.spread(rest, other), kept)
+        return op("where", condition, self.spread(a, other), self.spread(b, other))
 
     def filled_with(self, condition: Expr, number_: Number, otherwise: Expr, more: Expr | None = None) -> Expr:
         """The number where the condition holds, plus `more`."""

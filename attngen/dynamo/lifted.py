@@ -14,6 +14,7 @@ from attngen.dynamo.formulas import FALSE, QK, op
 from attngen.dynamo.geometry import Geometry, read_geometry, score_dims, second_dims, weights_first
 from attngen.dynamo.layout import Dims, Layout
 from attngen.dynamo.lift import OUT, Leaf, Lifting, Value, is_product, late_normalized
+from attngen.dynamo.narrow import narrow
 from attngen.dynamo.nodes import Hints, NotAttention, NotLifted, tensor_of, value_of
 from attngen.dynamo.region import Region
 from attngen.dynamo.trace import traced
@@ -56,6 +57,7 @@ def lift(region: Region, hints: Hints) -> Lifted:
     for free, dim in zip(lifting.values[placeholders[1]].dims, out_dims, strict=True):
         layout.unify(free, dim)
     geometry = read_geometry(layout, (region.scores, region.second), (first, second), weights.dims, hints)
+    geometry = narrow(geometry, layout, hints)
     if layout.resolved(output.dims) != geometry.output and region.end is not region.second:
         geometry = _with_output(geometry, layout.resolved(output.dims))
     formula = late_normalized(output.as_number(), weights.as_number())

@@ -2,7 +2,7 @@
 sizes as numbers. It changes nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -64,11 +64,18 @@ def place_of(node: fx.Node) -> str:
     return f"{parts[1]}:{parts[2].split('line ')[1].split(',')[0].strip()}"
 
 
+_PRIMES = (2, 3, 5, 7, 11, 13)
+
+
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """Symbolic sizes as numbers: those that the graph was made with, times a factor."""
+    """Symbolic sizes as numbers: those that the graph was made with, or, for comparison, a multiple of each.
 
-    factor: int = 1
+    Each symbol has a multiple of its own, so that sizes which are equal by chance become different.
+    """
+
+    others: bool = False
+    factors: dict[Any, int] = field(default_factory=dict)
 
     def size(self, value: Any) -> int:
         return int(self.number(value))
@@ -79,10 +86,15 @@ class Hints:
         expr, shapes = value.node.expr, value.node.shape_env
         hint = getattr(shapes, "guarding_hint_or_throw", None) or shapes.size_hint
         try:
-            known = expr.subs({symbol: int(hint(symbol)) * self.factor for symbol in expr.free_symbols})
+            known = expr.subs({symbol: int(hint(symbol)) * self._factor(symbol) for symbol in expr.free_symbols})
         except Exception as error:
             raise NotLifted("a size that depends on data") from error
         return int(known) if isinstance(value, torch.SymInt) else float(known)
+
+    def _factor(self, symbol: Any) -> int:
+        if not self.others:
+            return 1
+        return self.factors.setdefault(symbol, _PRIMES[len(self.factors) % len(_PRIMES)])
 
     def shape(self, tensor: Tensor) -> tuple[int, ...]:
         return tuple(self.size(size) for size in tensor.shape)

@@ -4,7 +4,7 @@ A region is cut out so that nothing but its end is read from outside, and nothin
 computes is not asked here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import fx
@@ -19,7 +19,10 @@ _TAIL_STEPS = 6  # nodes behind the second contraction among which a late normal
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """`nodes` from `scores`, the first contraction, to `end`, in the graph's order; `leaves` are read from outside."""
+    """`nodes` from `scores`, the first contraction, to `end`, in the graph's order; `leaves` are read from outside.
+
+    The nodes `above` make tensors for the region of its leaves; others may use them too.
+    """
 
     scores: fx.Node
     second: fx.Node
@@ -28,6 +31,11 @@ class Region:
     end: fx.Node
     nodes: tuple[fx.Node, ...]
     leaves: tuple[fx.Node, ...]
+    above: tuple[fx.Node, ...] = ()
+
+    @property
+    def all_nodes(self) -> tuple[fx.Node, ...]:
+        return self.above + self.nodes
 
 
 def candidates(second: fx.Node) -> Iterator[tuple[fx.Node, fx.Node, fx.Node]]:
@@ -61,10 +69,11 @@ def cut(second: fx.Node, scores: fx.Node, weights: fx.Node, value: fx.Node) -> R
         raise NotAttention("the values depend on the scores")
     end = _end(second, below)
     inside = _above(end, below)
-    nodes = tuple(sorted(inside, key=order.__getitem__))
+    nodes = in_order(inside)
     if all(name_of(node) in LAYOUT or node in (scores, second) for node in nodes):
         raise NotAttention("nothing between two products")
-    _check(nodes, end, [n for n in order if order[scores] < order[n] < order[end]])
+    _check(nodes, end)
+    check_unchanged(scores, end, modes=True)
     kept = {scores, second}
     leaves = dict.fromkeys(n for node in nodes if node not in kept for n in node.all_input_nodes if n not in inside)
     if name_of(scores) == "baddbmm" and isinstance(scores.args[0], fx.Node):
@@ -105,7 +114,25 @@ def _end(second: fx.Node, below: set[fx.Node]) -> fx.Node:
     return end
 
 
-def _check(nodes: tuple[fx.Node, ...], end: fx.Node, between: list[fx.Node]) -> None:
+def in_order(nodes: Iterable[fx.Node]) -> tuple[fx.Node, ...]:
+    """Nodes of one graph in its order."""
+    return tuple(sorted(nodes))
+
+
+def check_unchanged(first: fx.Node, last: fx.Node, *, modes: bool) -> None:
+    """Raise NotLifted if a tensor is changed between two nodes, or, if they matter, the modes."""
+    between, node = [], first.next
+    while node is not last:
+        between.append(node)
+        node = node.next
+    changed = next((node for node in between if mutates(node)), None)
+    if changed is not None:
+        raise NotLifted(f"'{changed}' ({name_of(changed)}) changes a tensor in place")
+    if modes and any(name_of(node) in MODES for node in between):
+        raise NotLifted("the gradient or autocast mode changes in between")
+
+
+def _check(nodes: tuple[fx.Node, ...], end: fx.Node) -> None:
     inside = set(nodes)
     if any(is_contraction(node) or name_of(node) in _BARRIERS for node in nodes[1:] if not _is_second(node, nodes)):
         raise NotAttention("another product in between")
@@ -114,11 +141,6 @@ def _check(nodes: tuple[fx.Node, ...], end: fx.Node, between: list[fx.Node]) -> 
             raise NotLifted(f"'{node}' ({name_of(node)}) is used elsewhere")
         if name_of(node) == "dropout" and _drops(node):
             raise NotLifted("dropout in training")
-    changed = next((node for node in between if mutates(node)), None)
-    if changed is not None:
-        raise NotLifted(f"'{changed}' ({name_of(changed)}) changes a tensor in place")
-    if any(name_of(node) in MODES for node in between):
-        raise NotLifted("the gradient or autocast mode changes in between")
 
 
 def _is_second(node: fx.Node, nodes: tuple[fx.Node, ...]) -> bool:

@@ -62,7 +62,7 @@ def _leaf(node: fx.Node, region: Region, hints: Hints) -> Any:
         return _blank(node, hints)
     if not isinstance(value, int | float | torch.SymInt | torch.SymFloat):
         raise NotLifted(f"{node} is neither a tensor nor a number")
-    users = {name_of(user) in _SIZED for user in node.users if user in region.nodes}
+    users = {name_of(user) in _SIZED for user in node.users if user in region.all_nodes}
     if users == {True}:
         return hints.size(value)
     if users == {False}:
@@ -77,9 +77,9 @@ def _replayed(region: Region, inner: tuple[Any, Any], tensors: dict[fx.Node, Any
         for node, leaf in zip(region.leaves, leaves, strict=True)
     }
     weights = None
-    for node in region.nodes:
-        args = fx.map_arg(node.args, lambda n: values.get(n))
-        kwargs = fx.map_arg(node.kwargs, lambda n: values.get(n))
+    for node in region.all_nodes:
+        args = tuple(_on_meta(arg) for arg in fx.map_arg(node.args, lambda n: values.get(n)))
+        kwargs = {key: _on_meta(arg) for key, arg in fx.map_arg(node.kwargs, lambda n: values.get(n)).items()}
         if node is region.scores:
             values[node] = _scores(node, inner[0], args, kwargs)
         elif node is region.second:
@@ -92,6 +92,10 @@ def _replayed(region: Region, inner: tuple[Any, Any], tensors: dict[fx.Node, Any
         elif callable(node.target):
             values[node] = node.target(*args, **kwargs)
     return weights, values[region.end]
+
+
+def _on_meta(arg: Any) -> Any:
+    return torch.device("meta") if isinstance(arg, torch.device) else arg
 
 
 def _scores(node: fx.Node, product: Any, args: Any, kwargs: Any) -> Any:

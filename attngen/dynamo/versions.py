@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from attngen import ir, notation
-from attngen.dynamo.bands import Band, diagonals_of
+from attngen.dynamo.bands import Band, Diagonals, diagonals_of
 from attngen.dynamo.formulas import FALSE, LARGE, QK, TRUE, constant, op, rebuilt, split_scale
 from attngen.dynamo.geometry import Geometry
 from attngen.dynamo.layout import Dims, steps_to
@@ -57,9 +57,11 @@ def _with_bands(lifted: Lifted) -> Iterator[Version]:
     masks = [(place, mask, found) for place, mask, found in pairs if found is not None][:_MOST_BANDS]
     for count in range(len(masks), 0, -1):
         for chosen in itertools.combinations(masks, count):
-            for orders in itertools.product((0, 1), repeat=count):
-                picked = [_Mask(place, mask, *found[:: 1 - 2 * o]) for (place, mask, found), o in zip(chosen, orders)]  # noqa: B905
-                yield from _banded(lifted, picked)
+            picked = [[_Mask(place, mask, a, b) for a, b in (found, found[::-1])] for place, mask, found in chosen]
+            ways = [(one, diagonals) for one in itertools.product(*picked) for diagonals in _diagonals(lifted, one)]
+            bands = [way for way in ways if way[1].is_band]  # if one way needs no formula beside the band, none does
+            for one, diagonals in bands or ways:
+                yield from _banded(lifted, one, diagonals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +74,22 @@ class _Mask:
     outside: float
 
 
-def _banded(lifted: Lifted, masks: list[_Mask]) -> Iterator[Version]:
+def _diagonals(lifted: Lifted, masks: tuple[_Mask, ...]) -> tuple[Diagonals, ...]:
+    """What all of the masks together show."""
     seen = torch.ones(_lengths(lifted.geometry), dtype=torch.bool)
     for mask in masks:
         seen &= mask.values.double() == mask.inside
-    for diagonals in diagonals_of(seen):
-        band, names = diagonals.band(), [lifted.leaves[mask.place].name for mask in masks]
-        shown = diagonals.condition(band.alignment)
-        exprs = [op("where", shown, constant(mask.inside), constant(mask.outside)) for mask in masks]
-        inside = [constant(mask.inside) for mask in masks] if diagonals.is_band else exprs
-        values: dict[str, Expr] = dict(zip(names, inside, strict=True))
-        if QK.id in ir.names(rebuilt(lifted.weights, values)):  # else this band shows the keys that the mask hides
-            yield from _positioned(lifted, values, band, tuple((m.place, e) for m, e in zip(masks, exprs, strict=True)))
+    return diagonals_of(seen)
+
+
+def _banded(lifted: Lifted, masks: tuple[_Mask, ...], diagonals: Diagonals) -> Iterator[Version]:
+    band, names = diagonals.band(), [lifted.leaves[mask.place].name for mask in masks]
+    shown = diagonals.condition(band.alignment)
+    exprs = [op("where", shown, constant(mask.inside), constant(mask.outside)) for mask in masks]
+    inside = [constant(mask.inside) for mask in masks] if diagonals.is_band else exprs
+    values: dict[str, Expr] = dict(zip(names, inside, strict=True))
+    if QK.id in ir.names(rebuilt(lifted.weights, values)):  # else this band shows the keys that the mask hides
+        yield from _positioned(lifted, values, band, tuple((m.place, e) for m, e in zip(masks, exprs, strict=True)))
 
 
 def _positioned(lifted: Lifted, values: dict[str, Expr], band: Band, fixed: Fixed) -> Iterator[Version]:
