@@ -10,9 +10,10 @@ import dataclasses
 import torch
 from torch import Tensor, fx
 
+from attngen.dynamo.changes import check_unchanged, in_order
 from attngen.dynamo.fixed import is_fixed
 from attngen.dynamo.nodes import Hints, NotLifted, name_of, value_of
-from attngen.dynamo.region import Region, check_unchanged, in_order
+from attngen.dynamo.region import Region
 
 VIEWS = {
     "view", "reshape", "transpose", "permute", "contiguous", "clone", "expand", "expand_as", "unsqueeze", "squeeze",
@@ -34,17 +35,26 @@ def absorb(region: Region) -> Region | None:
     leaves: dict[fx.Node, None] = {}
     for leaf in region.leaves:
         nodes, sources = _spread(leaf)
+        if not nodes or not _unchanged(nodes, region.end, sources):
+            nodes, sources = [], [leaf]
         above |= dict.fromkeys(nodes)
         leaves |= dict.fromkeys(sources)
     if not above or len(above) > _MOST_NODES:
         return None
-    ordered = in_order(above)
+    return dataclasses.replace(
+        region, above=in_order(above), leaves=tuple(leaf for leaf in leaves if leaf not in above)
+    )
+
+
+def _unchanged(nodes: list[fx.Node], end: fx.Node, sources: list[fx.Node]) -> bool:
+    """Whether the tensors that the leaf is made of are at the region's end what they were."""
     try:
         # Neither the gradient mode nor autocast's changes what a tensor without gradients is made of.
-        check_unchanged(ordered[0], region.end, modes=any(_learnt(leaf) for leaf in leaves))
+        modes = any(_learnt(source) for source in sources)
+        check_unchanged((in_order(nodes)[0], end), nodes, modes=modes)
     except NotLifted:
-        return None
-    return dataclasses.replace(region, above=ordered, leaves=tuple(leaf for leaf in leaves if leaf not in above))
+        return False
+    return True
 
 
 def _spread(leaf: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:

@@ -109,6 +109,7 @@ def _lengths(lifted: Lifted, rows: int) -> Lengths:
     geometry = lifted.geometry
     of: dict[Atom, int] = dict.fromkeys((*geometry.batch, *geometry.heads), _LEAD)
     of |= dict.fromkeys(geometry.rows, rows) | dict.fromkeys((*geometry.keys, *geometry.depth), _KEYS)
+    of |= {wide.atom: _KEYS + wide.before + wide.behind for wide in lifted.wide}
     return Lengths(of | dict.fromkeys(geometry.channel, _CHANNELS))
 
 

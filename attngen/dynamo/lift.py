@@ -6,27 +6,23 @@ to matter, and the conditions under which it stands are remembered: keys hidden 
 rule raises NotLifted. Whether the formula is right is checked elsewhere.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import fx
 
-from attngen.dynamo.formulas import FINITE, LARGE, LARGEST, LOST, QK, constant, op
+from attngen.dynamo.columns import Columns
+from attngen.dynamo.formulas import LOST, QK, constant, op
+from attngen.dynamo.hiding import Hiding
 from attngen.dynamo.layout import Atom, Dim, Dims, Layout
 from attngen.dynamo.nodes import NotLifted
-from attngen.dynamo.reductions import REDUCTIONS
+from attngen.dynamo.reductions import REDUCTIONS, Row
 from attngen.dynamo.rules import COMPARISONS, LOGICAL, POINTWISE
+from attngen.dynamo.views import moved
 from attngen.ir import Apply, Expr, Name, Number, names, number
 
 OUT = Name("out")  # the second contraction's result, in formulas of what comes behind it
-# Note [Filled rows]
-# Models hide keys by finite numbers such as -1e9. A row that is hidden as a whole then gets equal weights, which
-# float32 loses where the row's statistics are as large: -1e9 + log(n) is -1e9. So the number is a name at first. One
-# version of the formula has a number in its place that depends on the row: 0 where the row sees nothing else. It is
-# right if the weights don't change with a shift; the check decides, and another version has the model's number.
-FILL = Name("fill")
-_VIEWS = {"view", "_unsafe_view", "reshape"}
 _FILLED = {
     "full": None,
     "scalar_tensor": None,
@@ -40,17 +36,27 @@ _FILLED = {
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A tensor as a formula and the axes of its dimensions; the formula of a boolean one is a condition."""
+    """A tensor as a formula and the axes of its dimensions; the formula of a boolean one is a condition.
+
+    `beside` are the formulas of columns that were concatenated with the keys.
+    """
 
     expr: Expr
     dims: Dims
     boolean: bool = False
+    beside: tuple[Expr, ...] = ()
 
     def as_number(self) -> Expr:
-        return op("where", self.expr, number(1), number(0)) if self.boolean else self.expr
+        return _number(self.expr, self.boolean)
 
     def as_condition(self) -> Expr:
         return self.expr if self.boolean else op("ne", self.expr, number(0))
+
+    def column(self, place: int) -> "Value":
+        """What stands in one of the columns. A value without any is the same in all of them."""
+        if not self.beside:
+            return self
+        return replace(self, expr=self.beside[place], beside=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +82,11 @@ class Lifting:
     ends: tuple[Dim, Dim]
     values: dict[fx.Node, Any] = field(default_factory=dict)
     key: Dim | None = None
-    hidden: list[Expr] = field(default_factory=list)
-    filled: list[Expr] = field(default_factory=list)
-    fill: Number | None = None
-    hiding: dict[str, Leaf] = field(default_factory=dict)
+    hiding: Hiding = field(default_factory=Hiding)
+    columns: Columns = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.columns = Columns(self.layout)
 
     def place(self, node: fx.Node, expr: Expr, dims: Dims) -> None:
         self.values[node] = Value(expr, dims)
@@ -95,19 +102,29 @@ class Lifting:
             expr = op("gt", Name(leaf.name), constant(0.5)) if leaf.boolean else Name(leaf.name)
         self.values[node] = Value(expr, dims, leaf.boolean)
         if leaf.may_hide:
-            self.hiding[leaf.name] = leaf
+            self.hiding.masks.add(leaf.name)
 
     def run(self, graph: fx.Graph) -> tuple[Value, Value]:
         """The two results, weights and output."""
         for node in graph.nodes:
             if node.op == "call_function":
-                self.values[node] = self.call(node)
+                try:
+                    self.values[node] = self.call(node)
+                except NotLifted as reason:
+                    self.values[node] = reason  # nobody may need more of it than its size
         output = next(node for node in graph.nodes if node.op == "output")
         first, second = output.args[0]
-        return self.values[first], self.values[second]
+        return self.needed(self.values[first]), self.needed(self.values[second])
+
+    def needed(self, value: Any) -> Any:
+        if isinstance(value, NotLifted):
+            raise value
+        return value
 
     def call(self, node: fx.Node) -> Any:
         name = _name(node)
+        if name in _FILLED:
+            return self.constant_tensor(node, name)
         args = [self.argument(arg) for arg in node.args]
         kwargs = {key: self.argument(arg) for key, arg in node.kwargs.items()}
         if name == "getitem":
@@ -116,22 +133,57 @@ class Lifting:
             raise NotLifted(f"{name} of a result that isn't lifted")
         if name in REDUCTIONS:
             return self.reduce(name, args, kwargs)
-        if name in _FILLED:
-            return self.constant_tensor(node, name, args)
         if name in LOGICAL:
             operands = [arg for arg in args if isinstance(arg, Value)]
+            if any(operand.beside for operand in operands):
+                raise NotLifted("a condition on columns beside the keys")
             expr = LOGICAL[name](*(operand.as_condition() for operand in operands))
             return Value(expr, self.layout.broadcast([operand.dims for operand in operands]), boolean=True)
         if name in POINTWISE:
-            return self.pointwise(name, node, args, kwargs)
-        return self.viewed(name, node, args)
+            return self.beside_too(name, node, args, kwargs)
+        if name == "cat":
+            pieces: Any = node.args[0]
+            return self.concatenated([self.needed(self.values[n]) for n in pieces], _cat_axis(node))
+        if not isinstance(args[0], Value):
+            raise NotLifted(f"{name} has no formula")
+        if name == "constant_pad_nd":
+            return self.padded(node, args[0])
+        if name == "slice" and args[0].beside:
+            return replace(args[0], dims=self.columns.sliced(node, args[0].dims), beside=())
+        return replace(args[0], dims=moved(name, node, args[0].dims, self.layout))
 
     def argument(self, arg: Any) -> Any:
         if isinstance(arg, fx.Node):
-            return self.values[arg]
+            return self.needed(self.values[arg])
         if isinstance(arg, int | float) and not isinstance(arg, bool):
             return Value(constant(arg), ())
         return arg
+
+    def beside_too(self, name: str, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Value:
+        """A pointwise operation, on the columns beside the keys as well."""
+        operands = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Value)]
+        count = max((len(operand.beside) for operand in operands), default=0)
+        result = self.pointwise(name, node, args, kwargs)
+        if not count:
+            return result
+        if any(not x.beside and self.columns.any(x.dims) and names(x.expr) for x in operands):
+            raise NotLifted("a tensor as wide as keys and columns beside them")
+        hiding, self.hiding = self.hiding, Hiding()  # conditions on columns hide no keys
+        ways = [
+            self.pointwise(name, node, [_column(x, p) for x in args], {k: _column(x, p) for k, x in kwargs.items()})
+            for p in range(count)
+        ]
+        self.hiding = hiding
+        return replace(result, beside=tuple(way.expr for way in ways))
+
+    def concatenated(self, pieces: list[Value], axis: int) -> Value:
+        """Columns before and behind the keys."""
+        ends = [self.layout.resolve(end) for end in self.ends if end]
+        place, dims = self.columns.concatenated([piece.dims for piece in pieces], axis, ends)
+        if any(piece.beside for piece in pieces):
+            raise NotLifted("a concatenation of a concatenation")
+        numbers = [piece.as_number() for piece in pieces]
+        return Value(numbers.pop(place), dims, beside=tuple(numbers))
 
     def pointwise(self, name: str, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Value:
         operands = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Value)]
@@ -148,57 +200,10 @@ class Lifting:
         expr = POINTWISE[name](*exprs, **{key: _plain(arg) for key, arg in kwargs.items()})
         if name in ("where", "masked_fill") and isinstance(expr, Apply) and expr.op == "where":
             condition, a, b = expr.args
-            expr = self.chosen(condition, a, b)
+            expr = self.hiding.chosen(condition, a, b)
         if name == "add" and len(args) == 2 and not kwargs:
-            expr = self.masked(exprs[0], exprs[1]) or expr
+            expr = self.hiding.added(exprs[0], exprs[1]) or expr
         return Value(expr, dims, boolean=name in COMPARISONS)
-
-    def masked(self, a: Expr, b: Expr) -> Expr | None:
-        """The sum of scores and a mask, which may hold -infinity or large finite numbers."""
-        for mask, other in ((a, b), (b, a)):
-            if "qk" in names(mask) or "qk" not in names(other):
-                continue
-            if isinstance(mask, Name) and mask.id in self.hiding:
-                infinite, lost = op("lt", mask, Number(FINITE)), op("lt", mask, Number(LOST))
-                mask = op("where", infinite, Number(-LARGE), op("where", lost, Number(-LARGEST), mask))
-            if isinstance(mask, Apply) and mask.op == "where":
-                return self.spread(mask, other)
-        return None
-
-    def spread(self, mask: Expr, other: Expr) -> Expr:
-        """The sum of a mask's choices and scores, chosen in the mask's way."""
-        if not isinstance(mask, Apply) or mask.op != "where":
-            return op("add", mask, other)
-        condition, a, b = mask.args
-        # What is added to a number that hides is lost, but not its gradient: a row of such numbers alone still has one.
-        kept = op("sub", other, op("detach", other))
-        for where, value, rest in ((condition, a, b), (op("not", condition), b, a)):
-            if value == Number(-LARGE):
-                self.hidden.append(where)
-                return op("where", where, value, self.spread(rest, other))
-            if value == FILL:
-                return op("where", where, op("add", FILL, kept), self.spread(rest, other))
-            if isinstance(value, Number) and value.value <= LOST:
-                return self.filled_with(where, value, self.spread(rest, other), kept)
-        return op("where", condition, self.spread(a, other), self.spread(b, other))
-
-    def filled_with(self, condition: Expr, number_: Number, otherwise: Expr, more: Expr | None = None) -> Expr:
-        """The number where the condition holds, plus `more`."""
-        value: Expr = number_
-        if self.fill in (None, number_):
-            self.fill, value = number_, FILL
-            self.filled.append(condition)
-        return op("where", condition, value if more is None else op("add", value, more), otherwise)
-
-    def chosen(self, condition: Expr, a: Expr, b: Expr) -> Expr:
-        """`where`, and what it says about hidden keys."""
-        if "qk" not in names(condition):
-            for mask, value, otherwise in ((condition, a, b), (op("not", condition), b, a)):
-                if value == Number(-LARGE):
-                    self.hidden.append(mask)
-                elif isinstance(value, Number) and -LARGE < value.value <= LOST:
-                    return self.filled_with(mask, value, otherwise)
-        return op("where", condition, a, b)
 
     def reduce(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Value:
         rule = REDUCTIONS[name]
@@ -209,14 +214,18 @@ class Lifting:
         places = {axis % max(len(dims), 1) for axis in axes}
         reduced = tuple(atom for place in sorted(places) for atom in self.layout.resolve(dims[place]))
         self.take_key(reduced)
-        expr = rule.formula(value.as_number(), call.option)
-        if rule.keeps_keys:
-            return Value(expr, value.dims)
+        row = Row(value.as_number(), tuple(_number(x, value.boolean) for x in value.beside))
+        if rule.each is not None:
+            beside = tuple(rule.each(x, row) for x in row.beside)
+            return Value(rule.each(row.expr, row), value.dims, beside=beside)
+        expr = rule.formula(row, call.option)
         kept = [() if place in places else dim for place, dim in enumerate(dims) if call.keepdim or place not in places]
         return Value(expr, tuple(kept))
 
     def take_key(self, reduced: Dim) -> None:
         """What is reduced over must be the keys, and all of them, every time."""
+        wide = self.columns.of(reduced) if len(reduced) == 1 else None
+        reduced = reduced if wide is None else wide.keys
         ends = tuple(self.layout.resolve(end) for end in self.ends)
         if not reduced or reduced not in ends:
             raise NotLifted("a reduction over another axis than the keys")
@@ -224,63 +233,41 @@ class Lifting:
             raise NotLifted("reductions over two axes")
         self.key = reduced
 
-    def constant_tensor(self, node: fx.Node, name: str, args: list[Any]) -> Value:
-        fixed = _FILLED[name]
-        value = args[0] if name == "scalar_tensor" else args[1] if fixed is None else Value(number(fixed), ())
-        like = args[0].dims if name.endswith("_like") else self.layout.fresh(node.meta["val"].shape)
-        if isinstance(value, bool):
-            value = Value(number(int(value)), ())
+    def constant_tensor(self, node: fx.Node, name: str) -> Value:
+        fixed, given = _FILLED[name], node.args
+        value = given[0] if name == "scalar_tensor" else given[1] if fixed is None else fixed
+        if not isinstance(value, bool | int | float):
+            raise NotLifted(f"{name} of a number that isn't fixed")
+        like = self.values[given[0]] if name.endswith("_like") else None  # type: ignore[index]
+        dims = like.dims if isinstance(like, Value) else self.layout.fresh(node.meta["val"].shape)
+        filled = Value(constant(value), dims)
         boolean = _dtype(node) == torch.bool
-        return Value(value.as_condition() if boolean else value.as_number(), like, boolean)
+        return Value(filled.as_condition() if boolean else filled.expr, dims, boolean)
 
-    def viewed(self, name: str, node: fx.Node, args: list[Any]) -> Value:
-        """Operations that move elements and don't change them."""
-        value = args[0]
-        if not isinstance(value, Value):
-            raise NotLifted(f"{name} has no formula")
-        sizes = tuple(node.meta["val"].shape) if hasattr(node.meta.get("val"), "shape") else ()
-        rank = len(value.dims)
-        axes = [arg if not isinstance(arg, Value) else int(_whole(arg)) for arg in args[1:]]
-        if name in _VIEWS:
-            dims = self.layout.reshape(value.dims, sizes)
-        elif name == "permute":
-            dims = tuple(value.dims[axis] for axis in _numbers(node.args[1]))
-        elif name in ("transpose", "t", "swapaxes"):
-            first, second = (axes if axes else (0, 1)) if rank > 1 else (0, 0)
-            order = list(value.dims)
-            order[first], order[second] = order[second], order[first]
-            dims = tuple(order)
-        elif name == "unsqueeze":
-            place = axes[0] % (rank + 1)
-            dims = (*value.dims[:place], (), *value.dims[place:])
-        elif name == "squeeze":
-            given = node.args[1] if len(node.args) > 1 else tuple(range(rank))
-            gone = {axis % rank for axis in _numbers(given)}
-            dims = tuple(dim for place, dim in enumerate(value.dims) if place not in gone or dim)
-        elif name == "expand":
-            dims = self.expanded(value.dims, sizes)
-        elif name == "slice" and tuple(node.meta["val"].shape) == tuple(node.args[0].meta["val"].shape):  # type: ignore[union-attr]
-            dims = value.dims
-        else:
-            raise NotLifted(f"{name} has no formula")
-        return Value(value.expr, dims, value.boolean)
+    def padded(self, node: fx.Node, value: Value) -> Value:
+        """Columns of a number before and behind the keys."""
+        pad, filling = [*node.args[1]], (*node.args, 0)[2]  # type: ignore[misc]
+        if len(pad) != 2 or not isinstance(filling, int | float):
+            raise NotLifted("padding of other axes than the keys'")
+        column = Value(constant(filling), ((),) * len(value.dims))
+        return self.concatenated([column] * pad[0] + [value] + [column] * pad[1], len(value.dims) - 1)
 
-    def expanded(self, dims: Dims, sizes: tuple[int, ...]) -> Dims:
-        padded = ((),) * (len(sizes) - len(dims)) + dims
-        new = self.layout.fresh(sizes)
-        return tuple(dim if dim else free for dim, free in zip(padded, new, strict=True))
+
+def _number(expr: Expr, boolean: bool) -> Expr:
+    return op("where", expr, number(1), number(0)) if boolean else expr
+
+
+def _column(arg: Any, place: int) -> Any:
+    return arg.column(place) if isinstance(arg, Value) else arg
+
+
+def _cat_axis(node: fx.Node) -> int:
+    axis: Any = node.args[1] if len(node.args) > 1 else 0
+    return int(axis) % len(node.meta["val"].shape)
 
 
 def _plain(arg: Any) -> Any:
     return arg.as_number() if isinstance(arg, Value) else arg
-
-
-def _whole(value: Value) -> Any:
-    return value.expr.value if isinstance(value.expr, Number) else 0
-
-
-def _numbers(arg: Any) -> tuple[int, ...]:
-    return (arg,) if isinstance(arg, int) else tuple(arg)
 
 
 def _name(node: fx.Node) -> str:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from attngen.dynamo.columns import Wide
 from attngen.dynamo.contraction import read
 from attngen.dynamo.fixed import fixed_value
-from attngen.dynamo.formulas import FALSE, QK, op
+from attngen.dynamo.formulas import QK
 from attngen.dynamo.geometry import Geometry, read_geometry, score_dims, second_dims, weights_first
+from attngen.dynamo.hiding import any_of
 from attngen.dynamo.layout import Dims, Layout
 from attngen.dynamo.lift import OUT, Leaf, Lifting, Value, is_product, late_normalized
 from attngen.dynamo.narrow import narrow
@@ -25,7 +27,8 @@ from attngen.ir import Expr, Number
 class Lifted:
     """What a region computes, in `qk` and the names of its leaves; `hidden` says which keys have no weight.
 
-    `graph` and `dims` are the region in ATen operations and the axes of each of its tensors.
+    `graph` and `dims` are the region in ATen operations and the axes of each of its tensors; `wide` are those of keys
+    with columns beside them.
     """
 
     weights: Expr
@@ -37,6 +40,7 @@ class Lifted:
     geometry: Geometry
     graph: fx.GraphModule
     dims: dict[fx.Node, Dims]
+    wide: tuple[Wide, ...]
 
 
 def lift(region: Region, hints: Hints) -> Lifted:
@@ -61,12 +65,13 @@ def lift(region: Region, hints: Hints) -> Lifted:
     if layout.resolved(output.dims) != geometry.output and region.end is not region.second:
         geometry = _with_output(geometry, layout.resolved(output.dims))
     formula = late_normalized(output.as_number(), weights.as_number())
-    if is_product(formula) and not lifting.hidden:
+    if is_product(formula) and not lifting.hiding.hidden:
         raise NotAttention("nothing but products")
     all_dims = {n: layout.resolved(v.dims) for n, v in lifting.values.items() if isinstance(v, Value)}
     leaf_dims = tuple(all_dims[node] for node in placeholders[2:])
-    hidden, filled = _any(lifting.hidden), _any(lifting.filled)
-    return Lifted(formula, hidden, filled, lifting.fill, leaves, leaf_dims, geometry, module, all_dims)
+    hidden, filled = any_of(lifting.hiding.hidden), any_of(lifting.hiding.filled)
+    wide = tuple(lifting.columns.found.values())
+    return Lifted(formula, hidden, filled, lifting.hiding.fill, leaves, leaf_dims, geometry, module, all_dims, wide)
 
 
 def _leaf(name: str, node: fx.Node, hints: Hints) -> Leaf:
@@ -83,10 +88,3 @@ def _with_output(geometry: Geometry, output: Dims) -> Geometry:
         raise NotLifted("what follows the second product brings in another axis")
     fields = {name: getattr(geometry, name) for name in geometry.__dataclass_fields__}
     return Geometry(**{**fields, "output": output})
-
-
-def _any(conditions: list[Expr]) -> Expr:
-    result: Expr = FALSE
-    for condition in dict.fromkeys(conditions):
-        result = op("or", result, condition)
-    return result

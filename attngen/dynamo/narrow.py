@@ -11,11 +11,11 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from attngen.dynamo.absorb import VIEWS, only_views
+from attngen.dynamo.changes import check_unchanged
 from attngen.dynamo.geometry import Geometry, Operand, shared_heads
 from attngen.dynamo.layout import Dims, Layout
 from attngen.dynamo.lift import Lifting, Value
 from attngen.dynamo.nodes import Hints, NotLifted, name_of, tensor_of, value_of
-from attngen.dynamo.region import check_unchanged
 from attngen.ir import Name
 
 _REPEATING = VIEWS | {"repeat_interleave", "repeat"}
@@ -43,7 +43,7 @@ def _narrowed(operand: Operand, layout: Layout, hints: Hints) -> Operand:
     source = steps[0].args[0]
     assert isinstance(source, fx.Node)
     try:
-        check_unchanged(source, node, modes=tensor_of(source).requires_grad)
+        check_unchanged((steps[0], node), steps, modes=tensor_of(source).requires_grad)
         free = layout.fresh(hints.shape(tensor_of(source)))
         for made, wanted in zip(_followed(steps, free, layout, hints), dims, strict=True):
             layout.unify(made, wanted)

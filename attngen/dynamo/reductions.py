@@ -1,4 +1,7 @@
-"""ATen's reductions over the keys as formulas, and where each keeps its axis, `keepdim` and further argument."""
+"""ATen's reductions over the keys as formulas, and where each keeps its axis, `keepdim` and further argument.
+
+A row is the formula of a key's value, and the values of columns that stand beside the keys, such as a sink's.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +13,32 @@ from attngen.ir import Expr, Name, Reduce, number
 
 
 @dataclass(frozen=True, slots=True)
+class Row:
+    """A key's value and those of the columns beside the keys."""
+
+    expr: Expr
+    beside: tuple[Expr, ...] = ()
+
+    def each(self, function: Callable[[Expr], Expr]) -> "Row":
+        return Row(function(self.expr), tuple(function(x) for x in self.beside))
+
+    def folded(self, kind: str, name: str) -> Expr:
+        """A reduction of the keys, joined by an operation with the columns."""
+        result: Expr = Reduce(kind, self.expr)  # type: ignore[arg-type]
+        for x in self.beside:
+            result = op(name, result, x)
+        return result
+
+    @property
+    def total(self) -> Expr:
+        return self.folded("sum", "add")
+
+    @property
+    def count(self) -> Expr:
+        return op("add", Name("n_k"), number(len(self.beside)))
+
+
+@dataclass(frozen=True, slots=True)
 class ReductionCall:
     axes: tuple[int, ...]
     keepdim: bool
@@ -18,13 +47,16 @@ class ReductionCall:
 
 @dataclass(frozen=True, slots=True)
 class ReductionRule:
-    """`axis` and `keepdim` are positions of arguments; `option` is that of one more argument of the formula's."""
+    """`axis` and `keepdim` are positions of arguments; `option` is that of one more argument of the formula's.
 
-    formula: Callable[[Expr, Any], Expr]
+    The formula of one that keeps the keys is that of each of them, from the row and its value.
+    """
+
+    formula: Callable[[Row, Any], Expr]
     axis: int = 1
     keepdim: int = 2
     option: int | None = None
-    keeps_keys: bool = False
+    each: Callable[[Expr, Row], Expr] | None = None
 
     def read(self, args: list[Any], kwargs: dict[str, Any]) -> ReductionCall:
         given = kwargs.get("dim", args[self.axis] if len(args) > self.axis else None)
@@ -42,49 +74,52 @@ def _axes(given: Any) -> tuple[int, ...]:
     return (int(expr.value),) if expr is not None else tuple(given)
 
 
-def total(x: Expr) -> Expr:
-    return Reduce("sum", x)
+def _exponential(x: Expr) -> Expr:
+    return op("exp", x)
 
 
-def _softmax(x: Expr, _: Any) -> Expr:
-    return op("div", op("exp", x), total(op("exp", x)))
+def _share(x: Expr, row: Row) -> Expr:
+    return op("div", op("exp", x), row.each(_exponential).total)
 
 
-def _logsumexp(x: Expr, _: Any) -> Expr:
-    return op("log", total(op("exp", x)))
+def _logsumexp(row: Row) -> Expr:
+    return op("log", row.each(_exponential).total)
 
 
-def _norm(x: Expr, order: Any) -> Expr:
+def _norm(row: Row, order: Any) -> Expr:
     order = order.expr if hasattr(order, "expr") else order
-    size = op("abs", x)
+    size = row.each(lambda x: op("abs", x))
     if order == number(1):
-        return total(size)
+        return size.total
     if order == number(2):
-        return op("sqrt", total(op("pow", x, number(2))))
+        return op("sqrt", row.each(lambda x: op("pow", x, number(2))).total)
     if order == constant(float("inf")):
-        return Reduce("amax", size)
+        return size.folded("amax", "max")
     if order == number(0) or order == constant(float("-inf")):
         raise NotLifted("a norm of this order")
-    return op("pow", total(op("pow", size, order)), op("div", number(1), order))
+    return op("pow", size.each(lambda x: op("pow", x, order)).total, op("div", number(1), order))
 
 
-def _variance(x: Expr, correction: Any) -> Expr:
-    count, correction = Name("n_k"), number(1) if correction is None else getattr(correction, "expr", correction)
-    distance = op("sub", x, op("div", total(x), count))
-    return op("div", total(op("pow", distance, number(2))), op("sub", count, correction))
+def _variance(row: Row, correction: Any) -> Expr:
+    correction = number(1) if correction is None else getattr(correction, "expr", correction)
+    mean = op("div", row.total, row.count)
+    squares = row.each(lambda x: op("pow", op("sub", x, mean), number(2)))
+    return op("div", squares.total, op("sub", row.count, correction))
 
 
+_LARGEST = ReductionRule(lambda row, _: row.folded("amax", "max"))
+_LEAST = ReductionRule(lambda row, _: row.folded("amin", "min"))
 REDUCTIONS: dict[str, ReductionRule] = {
-    "sum": ReductionRule(lambda x, _: total(x)),
-    "mean": ReductionRule(lambda x, _: op("div", total(x), Name("n_k"))),
-    "amax": ReductionRule(lambda x, _: Reduce("amax", x)),
-    "amin": ReductionRule(lambda x, _: Reduce("amin", x)),
-    "max": ReductionRule(lambda x, _: Reduce("amax", x)),
-    "min": ReductionRule(lambda x, _: Reduce("amin", x)),
+    "sum": ReductionRule(lambda row, _: row.total),
+    "mean": ReductionRule(lambda row, _: op("div", row.total, row.count)),
+    "amax": _LARGEST,
+    "amin": _LEAST,
+    "max": _LARGEST,
+    "min": _LEAST,
     "var": ReductionRule(_variance, keepdim=99),
-    "std": ReductionRule(lambda x, correction: op("sqrt", _variance(x, correction)), keepdim=99),
-    "logsumexp": ReductionRule(_logsumexp),
-    "_softmax": ReductionRule(_softmax, keeps_keys=True),
-    "_log_softmax": ReductionRule(lambda x, _: op("sub", x, _logsumexp(x, None)), keeps_keys=True),
+    "std": ReductionRule(lambda row, correction: op("sqrt", _variance(row, correction)), keepdim=99),
+    "logsumexp": ReductionRule(lambda row, _: _logsumexp(row)),
+    "_softmax": ReductionRule(lambda row, _: row.total, each=_share),
+    "_log_softmax": ReductionRule(lambda row, _: _logsumexp(row), each=lambda x, row: op("sub", x, _logsumexp(row))),
     "linalg_vector_norm": ReductionRule(_norm, axis=2, keepdim=3, option=1),
 }

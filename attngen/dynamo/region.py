@@ -4,13 +4,14 @@ A region is cut out so that nothing but its end is read from outside, and nothin
 computes is not asked here.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import fx
 
+from attngen.dynamo.changes import check_unchanged, in_order
 from attngen.dynamo.contraction import is_contraction, operands
-from attngen.dynamo.nodes import LAYOUT, MODES, NotAttention, NotLifted, mutates, name_of
+from attngen.dynamo.nodes import LAYOUT, NotAttention, NotLifted, name_of
 
 _BARRIERS = {"linear", "addmm", "conv1d", "conv2d", "layer_norm", "embedding", "scaled_dot_product_attention"}
 _TAIL = {"truediv", "div", "divide", "true_divide", "mul", "multiply"}
@@ -73,7 +74,7 @@ def cut(second: fx.Node, scores: fx.Node, weights: fx.Node, value: fx.Node) -> R
     if all(name_of(node) in LAYOUT or node in (scores, second) for node in nodes):
         raise NotAttention("nothing between two products")
     _check(nodes, end)
-    check_unchanged(scores, end, modes=True)
+    check_unchanged((scores, end), nodes, modes=True)
     kept = {scores, second}
     leaves = dict.fromkeys(n for node in nodes if node not in kept for n in node.all_input_nodes if n not in inside)
     if name_of(scores) == "baddbmm" and isinstance(scores.args[0], fx.Node):
@@ -112,24 +113,6 @@ def _end(second: fx.Node, below: set[fx.Node]) -> fx.Node:
         if others and name_of(node) in _TAIL:
             end = node
     return end
-
-
-def in_order(nodes: Iterable[fx.Node]) -> tuple[fx.Node, ...]:
-    """Nodes of one graph in its order."""
-    return tuple(sorted(nodes))
-
-
-def check_unchanged(first: fx.Node, last: fx.Node, *, modes: bool) -> None:
-    """Raise NotLifted if a tensor is changed between two nodes, or, if they matter, the modes."""
-    between, node = [], first.next
-    while node is not last:
-        between.append(node)
-        node = node.next
-    changed = next((node for node in between if mutates(node)), None)
-    if changed is not None:
-        raise NotLifted(f"'{changed}' ({name_of(changed)}) changes a tensor in place")
-    if modes and any(name_of(node) in MODES for node in between):
-        raise NotLifted("the gradient or autocast mode changes in between")
 
 
 def _check(nodes: tuple[fx.Node, ...], end: fx.Node) -> None:

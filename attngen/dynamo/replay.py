@@ -95,14 +95,24 @@ def _call(node: fx.Node, args: Any, kwargs: dict[str, Any], lengths: Lengths, li
         return args[0].reshape(shape)
     if name == "expand":
         return args[0].expand(shape)
-    if name in ("full", "zeros", "ones"):
-        filling = args[1] if name == "full" else float(name == "ones")
+    if name in ("full", "zeros", "ones", "full_like", "zeros_like", "ones_like"):
+        filling = args[1] if name.startswith("full") else float(name.startswith("ones"))
         dtype = torch.bool if node.meta["val"].dtype == torch.bool else torch.float64
         return torch.full(shape, filling, dtype=dtype)
     if name == "slice":
-        return args[0]
+        return _keys(node, args[0], shape, lifted)
     if name == "_to_copy":
         return args[0].bool() if node.meta["val"].dtype == torch.bool else args[0].double()
     kwargs = {key: arg for key, arg in kwargs.items() if key not in ("device", "dtype", "layout", "pin_memory")}
     assert callable(node.target)
     return node.target(*args, **kwargs)
+
+
+def _keys(node: fx.Node, tensor: Tensor, shape: tuple[int, ...], lifted: Lifted) -> Tensor:
+    """The tensor without columns beside the keys."""
+    before, after = (lifted.dims.get(n, ()) for n in (node.all_input_nodes[0], node))
+    for wide in lifted.wide:
+        if (wide.atom,) in before and wide.keys in after:
+            axis = before.index((wide.atom,))
+            return tensor.narrow(axis, wide.before, shape[axis])
+    return tensor

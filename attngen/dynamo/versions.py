@@ -17,12 +17,12 @@ from attngen import ir, notation
 from attngen.dynamo.bands import Band, Diagonals, diagonals_of
 from attngen.dynamo.formulas import FALSE, LARGE, QK, TRUE, constant, op, rebuilt, split_scale
 from attngen.dynamo.geometry import Geometry
+from attngen.dynamo.hiding import FILL
 from attngen.dynamo.layout import Dims, steps_to
-from attngen.dynamo.lift import FILL
 from attngen.dynamo.lifted import Lifted
 from attngen.dynamo.nodes import NotLifted
 from attngen.dynamo.positions import formulas
-from attngen.ir import Expr, Input, Number, Reduce
+from attngen.ir import Apply, Expr, Input, Number, Reduce
 
 _AXES: tuple[ir.Axis, ...] = ("batch", "head", "query", "key")
 _MOST_BANDS, _MOST_FORMULAS = 3, 8  # masks tried as bands, ways to write the rest that are tried
@@ -58,10 +58,10 @@ def _with_bands(lifted: Lifted) -> Iterator[Version]:
     for count in range(len(masks), 0, -1):
         for chosen in itertools.combinations(masks, count):
             picked = [[_Mask(place, mask, a, b) for a, b in (found, found[::-1])] for place, mask, found in chosen]
-            ways = [(one, diagonals) for one in itertools.product(*picked) for diagonals in _diagonals(lifted, one)]
-            bands = [way for way in ways if way[1].is_band]  # if one way needs no formula beside the band, none does
-            for one, diagonals in bands or ways:
-                yield from _banded(lifted, one, diagonals)
+            tried = [way for one in itertools.product(*picked) for way in _ways(lifted, one)]
+            bands = [way for way in tried if way.diagonals.is_band]  # if one way needs no formula beside it, none does
+            for way in bands or tried:
+                yield from _positioned(lifted, way.values, way.diagonals.band(), way.fixed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +74,26 @@ class _Mask:
     outside: float
 
 
-def _diagonals(lifted: Lifted, masks: tuple[_Mask, ...]) -> tuple[Diagonals, ...]:
-    """What all of the masks together show."""
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """Masks that show a range of diagonals; `values` is what they are in the formula."""
+
+    diagonals: Diagonals
+    values: dict[str, Expr]
+    fixed: Fixed
+
+
+def _ways(lifted: Lifted, masks: tuple[_Mask, ...]) -> Iterator[_Way]:
     seen = torch.ones(_lengths(lifted.geometry), dtype=torch.bool)
     for mask in masks:
         seen &= mask.values.double() == mask.inside
-    return diagonals_of(seen)
-
-
-def _banded(lifted: Lifted, masks: tuple[_Mask, ...], diagonals: Diagonals) -> Iterator[Version]:
-    band, names = diagonals.band(), [lifted.leaves[mask.place].name for mask in masks]
-    shown = diagonals.condition(band.alignment)
-    exprs = [op("where", shown, constant(mask.inside), constant(mask.outside)) for mask in masks]
-    inside = [constant(mask.inside) for mask in masks] if diagonals.is_band else exprs
-    values: dict[str, Expr] = dict(zip(names, inside, strict=True))
-    if QK.id in ir.names(rebuilt(lifted.weights, values)):  # else this band shows the keys that the mask hides
-        yield from _positioned(lifted, values, band, tuple((m.place, e) for m, e in zip(masks, exprs, strict=True)))
+    for diagonals in diagonals_of(seen):
+        shown = diagonals.condition(diagonals.band().alignment)
+        exprs = [op("where", shown, constant(mask.inside), constant(mask.outside)) for mask in masks]
+        inside: list[Expr] = [constant(mask.inside) for mask in masks] if diagonals.is_band else exprs
+        values = {lifted.leaves[mask.place].name: expr for mask, expr in zip(masks, inside, strict=True)}
+        if QK.id in ir.names(rebuilt(lifted.weights, values)):  # else this band shows the keys that the mask hides
+            yield _Way(diagonals, values, tuple((m.place, expr) for m, expr in zip(masks, exprs, strict=True)))
 
 
 def _positioned(lifted: Lifted, values: dict[str, Expr], band: Band, fixed: Fixed) -> Iterator[Version]:
@@ -137,18 +141,48 @@ def _filled(lifted: Lifted, values: dict[str, Expr], band: Band, fixed: Fixed) -
     """Both ways to write the finite number that hides keys; see Note [Filled rows]."""
     filled = rebuilt(lifted.filled, values)
     if lifted.fill is None or filled == FALSE:
-        yield _version(lifted, values, band, fixed)
+        yield from _shifted(lifted, values, band, fixed)
         return
     unseen = rebuilt(op("or", lifted.filled, lifted.hidden), values)
     seen = Reduce("amax", op("where", unseen, constant(0), constant(1)))
     by_row = op("where", op("gt", seen, constant(0.5)), Number(-LARGE), constant(0))
     for fill in (by_row, lifted.fill):
-        yield _version(lifted, {**values, FILL.id: fill}, band, fixed)
+        yield from _shifted(lifted, {**values, FILL.id: fill}, band, fixed)
 
 
-def _version(lifted: Lifted, values: dict[str, Expr], band: Band, fixed: Fixed) -> Version:
-    hidden = rebuilt(lifted.hidden, values)
+def _shifted(lifted: Lifted, values: dict[str, Expr], band: Band, fixed: Fixed) -> Iterator[Version]:
+    """Without the subtraction of the row's maximum first, which the compiler takes care of by itself."""
     weights = rebuilt(lifted.weights, values)
+    plain = _unshifted(weights)
+    if plain != weights:
+        yield _version(lifted, plain, (values, band, fixed))
+    yield _version(lifted, weights, (values, band, fixed))
+
+
+def _unshifted(expr: Expr) -> Expr:
+    match expr:
+        case Apply("exp", (Apply("sub", (x, y)),)) if _is_maximum(y):
+            return op("exp", _unshifted(x))
+        case Apply("exp", (Apply("neg", (y,)),)) if _is_maximum(y):
+            return constant(1)
+    return ir.with_children(expr, tuple(_unshifted(child) for child in ir.children(expr)))
+
+
+def _is_maximum(expr: Expr) -> bool:
+    """Whether it is the largest score, or a number beside the keys where that is larger."""
+    match expr:
+        case Reduce("amax", _):
+            return True
+        case Apply("max", (a, b)):
+            return _is_maximum(a) or _is_maximum(b)
+        case Apply("detach", (x,)):
+            return _is_maximum(x)
+    return False
+
+
+def _version(lifted: Lifted, weights: Expr, call: tuple[dict[str, Expr], Band, Fixed]) -> Version:
+    values, band, fixed = call
+    hidden = rebuilt(lifted.hidden, values)
     if hidden == TRUE:
         weights = constant(0)
     elif hidden != FALSE:

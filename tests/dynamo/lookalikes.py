@@ -66,10 +66,15 @@ def stick_breaking(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (s.sigmoid() * (logs.cumsum(-1) - logs).exp()) @ v
 
 
-def sink_by_concatenation(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def sink_among_the_weights(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     s = scores(q, k)
     s = torch.cat([s, torch.zeros_like(s[..., :1])], -1)
-    return s.softmax(-1)[..., :-1] @ v
+    return s.softmax(-1)[..., 1:] @ v
+
+
+def two_kinds_of_keys(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    s = torch.cat([scores(q, k), scores(q, k.flip(-1))], -1)
+    return s.softmax(-1) @ torch.cat([v, v], -2)
 
 
 def talking_heads(q: Tensor, k: Tensor, v: Tensor, mixing: Tensor) -> Tensor:
@@ -118,7 +123,8 @@ LOOKALIKES: dict[str, Function] = {
     "strongest keys": strongest_keys,
     "stick breaking": stick_breaking,
     "symmetric": lambda q, k, v: (lambda s: (s + s.mT).softmax(-1) @ v)(scores(q, k)),
-    "sink by concatenation": sink_by_concatenation,
+    "sink among the weights": sink_among_the_weights,
+    "two kinds of keys": two_kinds_of_keys,
     "talking heads": talking_heads,
     "products only": lambda q, k, v: scores(q, k) @ v,
     "layer": layer,

@@ -150,6 +150,21 @@ def learnt_bias(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     return (scores(q, k) + bias).softmax(-1) @ v
 
 
+def strictly_causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    hidden = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).triu()
+    return torch.sigmoid(scores(q, k)).masked_fill(hidden, 0) @ v
+
+
+def padded_by_the_least_number(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    seen = causal_mask(q.shape[2], k.shape[2])[None, None] & PADDING.flip(-1)
+    return (scores(q, k) + torch.where(seen, 0.0, torch.finfo(q.dtype).min)).softmax(-1) @ v
+
+
+def repeated_in_blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    k, v = (x[:, :2].repeat(1, 2, 1, 1) for x in (k, v))
+    return scores(q, k).softmax(-1) @ v
+
+
 def alibi(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     distance = (torch.arange(ROWS)[:, None] - torch.arange(KEYS)[None, :]).abs()
     return (scores(q, k) - SLOPES[:, None, None] * distance).softmax(-1) @ v
@@ -203,6 +218,8 @@ SOFTMAX: dict[str, Function] = {
     "two bands": two_bands,
     "learnt bias": learnt_bias,
     "distance": alibi,
+    "padded by the least number": padded_by_the_least_number,
+    "keys repeated in blocks": repeated_in_blocks,
 }
 
 # ------------------------------------------------------------------------------------------------------- sigmoid
@@ -217,6 +234,7 @@ SIGMOID: dict[str, Function] = {
     "expit, einsum": lambda q, k, v: torch.einsum("bhqk,bhkd->bhqd", torch.special.expit(scores(q, k)), v),
     "masked afterwards": lambda q, k, v: torch.sigmoid(scores(q, k)).masked_fill(~causal_mask(ROWS, KEYS), 0.0) @ v,
     "times the mask": lambda q, k, v: (torch.sigmoid(scores(q, k)) * causal_mask(ROWS, KEYS)) @ v,
+    "strictly causal": strictly_causal,
     "weights of tril": lambda q, k, v: torch.sigmoid(scores(q, k)).where(SCATTERED, 0) @ v,
 }
 
@@ -260,6 +278,18 @@ def softmax1(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return e / ((-m).exp() + e.sum(-1, keepdim=True)) @ v
 
 
+def sink_by_concatenation(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    s = scores(q, k)
+    s = torch.cat([s, torch.zeros_like(s[..., :1])], -1)
+    return s.softmax(-1)[..., :-1] @ v
+
+
+def sinks_before_the_keys(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor) -> Tensor:
+    s = torch.cat([sinks.reshape(1, -1, 1, 1).expand(q.shape[0], -1, q.shape[2], -1), scores(q, k)], -1)
+    s = s - s.max(-1, keepdim=True).values
+    return F.softmax(s, -1)[..., 1:] @ v
+
+
 def sharpened(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     p = scores(q, k).softmax(-1) ** 2
     return p / p.sum(-1, keepdim=True) @ v
@@ -284,6 +314,9 @@ UNUSUAL: dict[str, Function] = {
     ),
     "softmax1": softmax1,
     "softmax1, naive": lambda q, k, v: scores(q, k).exp() / (1 + scores(q, k).exp().sum(-1, keepdim=True)) @ v,
+    "sink by concatenation": sink_by_concatenation,
+    "sinks before the keys": sinks_before_the_keys,
+    "zero by padding": lambda q, k, v: F.pad(scores(q, k), (0, 1)).softmax(-1)[..., :-1] @ v,
     "sharpened": sharpened,
     "standardized": standardized,
     "softpick": softpick,

@@ -20,6 +20,8 @@ ALL = [(f"{family}: {name}", function) for family, named in FAMILIES.items() for
 def tensors(name: str) -> tuple[Tensor, ...]:
     shape = (spellings.BATCH, spellings.HEADS, spellings.ROWS, spellings.DIM)
     found = tuple(torch.randn(shape) for _ in range(3))
+    if "sinks" in name:
+        return (*found, torch.randn(spellings.HEADS))
     return (*found, torch.randn(1, spellings.HEADS, 1, spellings.KEYS)) if "learnt bias" in name else found
 
 
@@ -50,6 +52,7 @@ def test_the_catalogue_is_large() -> None:
         ("softmax: causal and padded", "window (-1, 0), upper_left"),
         ("sigmoid: masked afterwards", "window (-1, 0), upper_left"),
         ("sums: softplus, causal", "window (-1, 0), upper_left"),
+        ("sigmoid: strictly causal", "window (-1, 0), upper_left"),
         ("softmax: masked_fill", ""),  # a tensor that the graph doesn't make may change between calls
     ],
 )
@@ -62,7 +65,10 @@ def test_bands_are_arguments_of_the_call(name: str, mask: str) -> None:
     [
         ("softmax: at sign", "exp(s) / sum(exp(s))"),
         ("softmax: matmul", "exp(s) / sum(exp(s))"),
-        ("softmax: by hand", "exp(s - amax(s)) / sum(exp(s - amax(s)))"),
+        ("softmax: by hand", "exp(s) / sum(exp(s))"),
+        ("softmax: distance", "exp(s - x0 * abs(i - j)) / sum(exp(s - x0 * abs(i - j)))"),
+        ("unusual: softmax1", "exp(s) / (1 + sum(exp(s)))"),
+        ("unusual: sinks before the keys", "exp(s) / (sum(exp(s)) + exp(x0))"),
         ("sigmoid: scalar bias", "sigmoid(s - 2.4849066497880004)"),
         ("unusual: silu over length", "silu(s) / 12"),
         ("unusual: squared relu", "relu(s / 12) ** 2"),

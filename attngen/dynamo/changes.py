@@ -1,0 +1,60 @@
+"""Whether something between two nodes of a graph would be read too late: a tensor that is changed in place, or a mode.
+
+A change counts as harmless only if it goes to memory that a node of the graph has made, and nothing that is read comes
+from there.
+"""
+
+from collections.abc import Iterable
+
+from torch import fx
+
+from attngen.dynamo.nodes import LAYOUT, MODES, NotLifted, mutates, name_of
+
+_NEW = {
+    "zeros", "ones", "empty", "full", "zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones",
+    "new_empty", "new_full", "clone", "add", "sub", "mul", "matmul", "linear", "embedding", "bmm", "mm",
+    "addmm", "baddbmm", "grouped_mm", "_grouped_mm", "div", "truediv", "softmax", "cat", "stack", "cumsum",
+}  # fmt: skip
+
+
+def in_order(nodes: Iterable[fx.Node]) -> tuple[fx.Node, ...]:
+    """Nodes of one graph in its order."""
+    return tuple(sorted(nodes))
+
+
+def check_unchanged(bounds: tuple[fx.Node, fx.Node], readers: Iterable[fx.Node], *, modes: bool) -> None:
+    """Raise NotLifted if what the readers read is changed between two nodes, or, if they matter, the modes."""
+    node, last = bounds[0].next, bounds[1]
+    between = []
+    while node is not last:
+        between.append(node)
+        node = node.next
+    changes = [node for node in between if mutates(node)]
+    if changes:
+        sources = _ancestors(readers)
+        for change in changes:
+            if not _elsewhere(change, sources):
+                raise NotLifted(f"'{change}' ({name_of(change)}) changes a tensor in place")
+    if modes and any(name_of(node) in MODES for node in between):
+        raise NotLifted("the gradient or autocast mode changes in between")
+
+
+def _ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """All that the nodes come from, themselves included."""
+    found = set(nodes)
+    todo = list(found)
+    while todo:
+        new = [n for n in todo.pop().all_input_nodes if n not in found]
+        found.update(new)
+        todo += new
+    return found
+
+
+def _elsewhere(change: fx.Node, sources: set[fx.Node]) -> bool:
+    """Whether the change goes to memory that none of the sources is made of."""
+    if "out" in change.kwargs or not change.args:
+        return False
+    target = change.args[0]
+    while isinstance(target, fx.Node) and (name_of(target) in LAYOUT - {"clone"} or mutates(target)) and target.args:
+        target = target.args[0]
+    return isinstance(target, fx.Node) and name_of(target) in _NEW and target not in sources
