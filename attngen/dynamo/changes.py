@@ -6,6 +6,7 @@ from there.
 
 from collections.abc import Iterable
 
+import torch
 from torch import fx
 
 from attngen.dynamo.nodes import LAYOUT, MODES, NotLifted, mutates, name_of
@@ -57,4 +58,12 @@ def _elsewhere(change: fx.Node, sources: set[fx.Node]) -> bool:
     target = change.args[0]
     while isinstance(target, fx.Node) and (name_of(target) in LAYOUT - {"clone"} or mutates(target)) and target.args:
         target = target.args[0]
-    return isinstance(target, fx.Node) and name_of(target) in _NEW and target not in sources
+    return isinstance(target, fx.Node) and _makes_new(target) and target not in sources
+
+
+def _makes_new(node: fx.Node) -> bool:
+    """Whether the node's result lies in memory of its own."""
+    op = node.target.default if isinstance(node.target, torch._ops.OpOverloadPacket) else node.target
+    if isinstance(op, torch._ops.OpOverload):
+        return all(result.alias_info is None for result in op._schema.returns)
+    return name_of(node) in _NEW

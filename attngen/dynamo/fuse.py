@@ -24,6 +24,7 @@ from attngen.dynamo.region import Region, candidates, cut
 from attngen.dynamo.report import CompileReport, Replaced, Skipped
 from attngen.dynamo.rewrite import check_sizes, replace
 from attngen.dynamo.spelled_out import COMPOSITES, spell_out
+from attngen.dynamo.verdicts import remembered
 from attngen.dynamo.versions import Version, versions
 from attngen.pipeline import Compilation, compile_spec
 from attngen.runtime.loader import load_built
@@ -122,7 +123,8 @@ def _fuse_region(region: Region) -> Replaced:
             continue
         try:
             _LOG.debug("trying %s", version)
-            attention = _checked(version, lifted, region)
+            empty_rows = _may_be_empty(version, lifted, region)
+            attention = remembered(version, lifted, empty_rows, lambda v=version, e=empty_rows: _checked(v, lifted, e))  # type: ignore[misc]
         except NotLifted as error:
             reason = error
             continue
@@ -139,13 +141,12 @@ def _is_dynamic(region: Region) -> bool:
     return any(is_symbolic(size) for size in sizes)
 
 
-def _checked(version: Version, lifted: Lifted, region: Region) -> Callable[..., Any]:
+def _checked(version: Version, lifted: Lifted, empty_rows: bool) -> Callable[..., Any]:
     """The version's op, which agrees with the region."""
     try:
         normalizer: ir.Normalizer = read_spec(version.spec, "<lifted>")
     except SpecError as error:
         raise NotLifted(f"the formula is refused: {error.diagnostics[0].message}") from error
-    empty_rows = _may_be_empty(version, lifted, region)
     agree.check_formula(version, normalizer, lifted, empty_rows=empty_rows)
     attention = _built(version.spec)
     agree.check_op(version, attention, lifted, empty_rows=empty_rows)

@@ -4,6 +4,7 @@ torch's own decompositions spell most functions out in this way, so that one set
 graph's placeholders are the dot products, the second contraction's result, and the tensors from outside.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -35,19 +36,21 @@ def traced(region: Region, hints: Hints) -> fx.GraphModule:
         return _replayed(region, (scores, result), dict(zip(region.leaves, tensors, strict=True)), leaves)
 
     tensors = [leaf if isinstance(leaf, torch.Tensor) else torch.empty((), device="meta") for leaf in leaves]
-    more = get_decompositions([getattr(torch.ops.aten, name) for name in _MORE])
-    decompositions = {
-        overload: rule
-        for overload, rule in core_aten_decompositions().items() | more.items()  # type: ignore[no-untyped-call]
-        if getattr(overload, "_opname", "") not in _KEPT
-    }
     try:
-        module: fx.GraphModule = make_fx(region_function, decomposition_table=decompositions)(*inputs, *tensors)
+        module: fx.GraphModule = make_fx(region_function, decomposition_table=_decompositions())(*inputs, *tensors)
     except NotLifted:
         raise
     except Exception as error:  # whatever an operation of the model's may say of tensors without contents
         raise NotLifted(f"it can't be traced: {type(error).__name__}: {str(error).splitlines()[0][:120]}") from error
     return module
+
+
+@functools.cache
+def _decompositions() -> dict[Any, Any]:
+    """torch's, without those of operations that have rules of their own."""
+    more = get_decompositions([getattr(torch.ops.aten, name) for name in _MORE])
+    every = core_aten_decompositions().items() | more.items()  # type: ignore[no-untyped-call]
+    return {overload: rule for overload, rule in every if getattr(overload, "_opname", "") not in _KEPT}
 
 
 def _blank(node: fx.Node, hints: Hints) -> torch.Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from attngen.dynamo.backend import compile_reporting
+from attngen.dynamo.fuse import fuse
 from attngen.dynamo.report import CompileReport
 
 transformers = pytest.importorskip("transformers")
@@ -71,10 +72,9 @@ FORMULAS = {
 
 
 @pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
+def fresh() -> None:
     """The compiled models of this file are kept from test to test."""
     torch.manual_seed(0)
-    yield
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -143,8 +143,6 @@ def test_repeated_keys_are_not_made() -> None:
     graphs = []
 
     def backend(module: torch.fx.GraphModule, _: Any) -> Any:
-        from attngen.dynamo.fuse import fuse
-
         fuse(module, CompileReport())
         graphs.append(module.graph)
         return module.forward
