@@ -46,6 +46,16 @@ class Call(NamedTuple):
 # ---------------------------------------------------------------------------------------------- Triton kernels
 
 
+def _shown_as(kernel: str) -> Any:
+    """What profilers call a kernel: its name, the head dims and the type that it was compiled for."""
+
+    def name(compiled: Any) -> str:
+        sizes, types = compiled.constants, compiled.signature
+        return f"{kernel}_d{sizes['HEAD_DIM']}_dv{sizes['VALUE_DIM']}_{types['q_ptr'].removeprefix('*')}"
+
+    return name
+
+
 @triton.jit
 def _tile(
     base, first, limit, stride_row, stride_column, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
@@ -100,7 +110,7 @@ def _settled(accumulator, CUDA: tl.constexpr):
     return accumulator
 
 
-@triton.jit
+@triton.jit(repr=_shown_as("cosformer_forward"))
 def cosformer_forward(
     q_ptr, k_ptr, v_ptr, out_ptr, length_in_ptr, z_ptr,
     q_stride_b, q_stride_h, q_stride_n: tl.constexpr, q_stride_d: tl.constexpr, k_stride_b, k_stride_h, k_stride_n: tl.constexpr, k_stride_d: tl.constexpr,
@@ -197,7 +207,7 @@ def cosformer_forward(
         tl.store(z_ptr + row + rows, z, mask=rows < n_q)
 
 
-@triton.jit
+@triton.jit(repr=_shown_as("cosformer_backward_query"))
 def cosformer_backward_query(
     do_ptr, q_ptr, k_ptr, v_ptr, length_in_ptr, out_ptr, z_ptr,
     dq_ptr, delta_ptr,
@@ -288,7 +298,7 @@ def cosformer_backward_query(
     tl.store(delta_ptr + row + rows, delta, mask=rows < n_q)
 
 
-@triton.jit
+@triton.jit(repr=_shown_as("cosformer_backward_key"))
 def cosformer_backward_key(
     do_ptr, q_ptr, k_ptr, v_ptr, length_in_ptr, z_ptr, delta_ptr,
     dk_ptr, dv_ptr,
@@ -878,14 +888,15 @@ NEEDED = slice(0, None)  # which of them the backward reads
 
 
 def _forward(
-    query: Tensor, key: Tensor, value: Tensor, inputs: list[Tensor], scale: float, left: int, right: int, offset: int,
+    query: Tensor, key: Tensor, value: Tensor, length_in: Tensor, scale: float, left: int, right: int, offset: int,
     kept: int,
 ) -> list[Tensor]:  # fmt: skip
     call = Call(scale, left, right, offset)
+    inputs: Inputs = (length_in, )  # fmt: skip
     if not _on_kernels(query):
         with _without_autocast(query.device):
-            return [x.contiguous() for x in portable_forward(query, key, value, tuple(inputs), call, kept)]
-    out, *saved = launch_forward(*_interpretable([query, key, value]), tuple(inputs), call, kept)
+            return [x.contiguous() for x in portable_forward(query, key, value, inputs, call, kept)]
+    out, *saved = launch_forward(*_interpretable([query, key, value]), inputs, call, kept)
     return [out.to(query.dtype), *saved]
 
 
@@ -967,7 +978,7 @@ def _reduced(gradient: Tensor, level: str, axes: tuple[str, ...], group: int) ->
 
 
 def _forward_fake(
-    query: Tensor, key: Tensor, value: Tensor, inputs: list[Tensor], scale: float, left: int, right: int, offset: int,
+    query: Tensor, key: Tensor, value: Tensor, length_in: Tensor, scale: float, left: int, right: int, offset: int,
     kept: int,
 ) -> list[Tensor]:  # fmt: skip
     out = query.new_empty((*query.shape[:3], value.shape[-1]))
@@ -999,7 +1010,7 @@ OP = _free_name("cosformer_acc99c35")
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
 _CALL = "float scale, SymInt left, SymInt right, SymInt offset"
 _library.define(
-    f"{OP}(Tensor query, Tensor key, Tensor value, Tensor[] inputs, {_CALL}, int kept) -> Tensor[]",
+    f"{OP}(Tensor query, Tensor key, Tensor value, Tensor length_in, {_CALL}, int kept) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
@@ -1046,12 +1057,11 @@ class Request(NamedTuple):
     call: Call
     places: tuple[int, ...]  # which results of the forward, beside the output, have gradients: d_saved
     wanted: tuple[bool, ...]  # dQ, dK, dV, and those of GRADIENTS
-    n_inputs: int
 
     @property
     def n_primal(self) -> int:
         """How many tensors the gradients are functions of: all but the results, which are functions themselves."""
-        return 1 + len(self.places) + 3 + self.n_inputs
+        return 1 + len(self.places) + 3 + len(INPUT_AXES)
 
 
 def _kept(tensors: tuple[Tensor, ...], return_aux: bool) -> int:
@@ -1069,12 +1079,11 @@ class _Attention(torch.autograd.Function):
     def forward(
         query: Tensor, key: Tensor, value: Tensor, call: Call, kept: int, *inputs: Tensor
     ) -> tuple[Tensor, ...]:
-        return tuple(forward_op(query, key, value, list(inputs), *call, kept))
+        return tuple(forward_op(query, key, value, *inputs, *call, kept))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         query, key, value, ctx.call, ctx.kept, *others = inputs
-        ctx.n_inputs = len(others)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(query, key, value, *others, *output[NEEDED])
         ctx.save_for_forward(query, key, value, *others)
@@ -1112,10 +1121,10 @@ class _AttentionBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(request: Request, *tensors: Tensor) -> tuple[Tensor, ...]:
-        call, places, wanted, n_inputs = request
+        call, places, wanted = request
         d_out, *d_saved = tensors[: 1 + len(places)]
         query, key, value, *others = tensors[1 + len(places) :]
-        inputs, results = others[:n_inputs], others[n_inputs:]
+        inputs, results = others[: len(INPUT_AXES)], others[len(INPUT_AXES) :]
         return tuple(backward_op(d_out, d_saved, query, key, value, inputs, results, *call, list(places), list(wanted)))
 
     @staticmethod
@@ -1133,7 +1142,7 @@ class _AttentionBackward(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         request, *tensors = args
-        first = request.n_primal - request.n_inputs
+        first = request.n_primal - len(INPUT_AXES)
         axes = [INPUT_AXES[place] for (place, _), here in zip(GRADIENTS, request.wanted[3:], strict=True) if here]
         # A gradient that is summed over the batch must not be summed over the mapped axis.
         if _apart(in_dims[1 + first : 1 + request.n_primal]) or any("batch" not in own for own in axes):
@@ -1166,11 +1175,11 @@ def _requested(ctx: Any, wanted: tuple[bool, ...], d_results: Any) -> tuple[Any,
         tensors = ctx.saved_tensors  # once: a checkpoint recomputes them for a second asking
         query, _, value, *_ = tensors
         d_out = query.new_zeros((*query.shape[:3], value.shape[3])) if d_results[0] is None else d_results[0]
-        request = Request(ctx.call, places, wanted, ctx.n_inputs)
+        request = Request(ctx.call, places, wanted)
         d_saved = (d_results[place] for place in places)
         gradients = iter(_gradient_function().apply(request, d_out, *d_saved, *tensors))
         found = [next(gradients) if here else None for here in wanted]
-    others: list[Tensor | None] = [None] * ctx.n_inputs
+    others: list[Tensor | None] = [None] * len(INPUT_AXES)
     for gradient, (position, _) in zip(found[3:], GRADIENTS, strict=True):
         others[position] = gradient
     return found[0], found[1], found[2], others
@@ -1237,19 +1246,19 @@ def _unfolded(info: Any, results: tuple[Tensor, ...]) -> tuple[Any, Any]:
 
 
 def _save_for_raw_op(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    query, key, value, others, *call, kept = inputs
-    ctx.call, ctx.n_inputs = Call(*call), len(others)
+    *tensors, scale, left, right, offset, kept = inputs
+    ctx.call = Call(scale, left, right, offset)
     ctx.set_materialize_grads(False)
     if kept < WITH_ALL:
         raise ValueError("cosformer: a backward needs all results of the op, but `kept` asks for less")
-    ctx.save_for_backward(query, key, value, *others, *output[NEEDED])
+    ctx.save_for_backward(*tensors, *output[NEEDED])
 
 
 def _raw_backward(ctx: Any, d_results: list[Any]) -> tuple[Any, ...]:
     needs = ctx.needs_input_grad
-    wanted = (*needs[:3], *(needs[3][position] for position, _ in GRADIENTS))
+    wanted = (*needs[:3], *(needs[3 + position] for position, _ in GRADIENTS))
     dq, dk, dv, others = _requested(ctx, wanted, d_results)
-    return dq, dk, dv, others, None, None, None, None, None
+    return dq, dk, dv, *others, None, None, None, None, None
 
 
 # For those who call the raw op; the public function brings its own gradients.

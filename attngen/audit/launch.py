@@ -25,7 +25,7 @@ def launch_kernels(module: ModuleType, normalizer: Normalizer, case: Case) -> No
     shape = (1, case.heads, case.length, case.head_dim)
     query, key, value = (torch.zeros(shape, dtype=getattr(torch, case.dtype), requires_grad=True) for _ in range(3))
     inputs = {declared.name: _tensor(declared, case) for declared in normalizer.inputs}
-    with _launching_on_cpu(module):
+    with launching_on_cpu(module):
         output = op(query, key, value, **inputs, is_causal=case.is_causal)
         torch.autograd.backward((output,), (torch.zeros_like(output),))
 
@@ -42,7 +42,8 @@ def _tensor(declared: Input, case: Case) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def _launching_on_cpu(module: ModuleType) -> Iterator[None]:
+def launching_on_cpu(module: ModuleType) -> Iterator[None]:
+    """Within the block, calls of the op on CPU tensors launch its kernels as compiled ones."""
     kernels = {name: getattr(module, name) for name in module.KERNELS}
     launchers = {name: _with_kernels(module, kernels, getattr(module, name)) for name in LAUNCHERS}
     with keeping_bfloat16(module), replaced(module, dict.fromkeys(kernels) | launchers):

@@ -68,9 +68,9 @@ def test_opcheck(name: str, mask: Mask, load: Load) -> None:
     sizes = {"batch": 2, "head": 4, "kv_head": 2, "query": 5, "key": 6}
     inputs = [torch.rand([sizes[axis] for axis in axes], requires_grad=True) for axes in module.INPUT_AXES]
     call = module._call(query, key, mask.is_causal, None, mask.window, mask.alignment)
-    torch.library.opcheck(module.forward_op, (query, key, value, inputs, *call, module.WITH_ALL))
+    torch.library.opcheck(module.forward_op, (query, key, value, *inputs, *call, module.WITH_ALL))
     with torch.no_grad():
-        results = module.forward_op(query, key, value, inputs, *call, module.WITH_ALL)
+        results = module.forward_op(query, key, value, *inputs, *call, module.WITH_ALL)
         d_out = torch.randn_like(results[0])
         plain = [x.detach() for x in (d_out, query, key, value)]
         held = [x.detach() for x in inputs]
@@ -84,7 +84,7 @@ def test_the_raw_op_has_gradients() -> None:
     module = generated.affine_scaled
     leaves = [x.requires_grad_() for x in five()]
     call = module._call(leaves[0], leaves[1], True, None, None, "upper_left")
-    out = module.forward_op(*leaves[:3], leaves[3:], *call, module.WITH_ALL)[0]
+    out = module.forward_op(*leaves, *call, module.WITH_ALL)[0]
     close(torch.autograd.grad(out.sum(), leaves), gradients(written_out, leaves))
 
 
