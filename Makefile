@@ -4,7 +4,7 @@ BIN := .venv/bin
 SPECS = $(sort $(wildcard specs/*.yaml))
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help venv demo test lint test-gpu test-triton golden generated wheel clean
+.PHONY: help venv demo test lint test-gpu test-triton golden generated docs wheel clean
 
 help:
 	@echo "make demo         build specs/sigmoid.yaml, verify the op, show what was made"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-triton VERSION=3.6.0   the tests of kernels and of their tools under another Triton"
 	@echo "make golden       write the golden files anew; read the difference before you commit it"
 	@echo "make generated    build specs/ into generated/"
+	@echo "make docs         write docs/normalizers.md from specs/"
 	@echo "make wheel        dist/*.whl"
 
 venv: .venv/.installed
@@ -54,6 +55,9 @@ golden: venv
 
 generated: venv
 	$(BIN)/attngen build $(SPECS) -o generated
+
+docs: venv
+	$(BIN)/attngen list --markdown > docs/normalizers.md.new && mv docs/normalizers.md.new docs/normalizers.md
 
 wheel: venv
 	$(BIN)/python -m hatchling build -t wheel

@@ -243,11 +243,17 @@ def tune(specs: tuple[str, ...], compile_only: bool, target: str, tiles: Any, fo
 
 
 @main.command("list")
-def list_specs() -> None:
+@click.option("--markdown", is_flag=True, help="The page docs/normalizers.md: what each costs, and its spec.")
+def list_specs(markdown: bool) -> None:
     """List the shipped specs."""
     from attngen import catalog, notation
     from attngen.spec.files import read_spec_file
 
+    if markdown:
+        from attngen.explain.catalogue import catalogue
+
+        click.echo(catalogue(_compile_all(tuple(path.stem for path in catalog.shipped()), ())), nl=False)
+        return
     for path in catalog.shipped():
         spec = read_spec_file(path)
         reference = f" ({spec.reference})" if spec.reference else ""

@@ -81,7 +81,7 @@ def test_what_the_n_of_affine_scaling_means(load: Load) -> None:
     scores, alpha = random(ROWS, ROWS), torch.linspace(0, 1, ROWS).double().view(1, 1, ROWS)
     given = {"alpha": alpha, "average": torch.tensor([0.4], dtype=FP64), "is_causal": True}
     assert error(weights(load("affine_visible"), scores, **given).sum(-1), torch.full((ROWS,), 0.4, dtype=FP64)) < 1e-12
-    share = torch.arange(1, ROWS + 1) / ROWS
+    share = torch.arange(1, ROWS + 1, dtype=FP64) / ROWS
     right = alpha.flatten() * (1 - share) + 0.4 * share
     assert error(weights(load("affine_total"), scores, **given).sum(-1), right) < 1e-12
     constant = weights(load("affine_total"), scores, length=16.0, **given).sum(-1)
