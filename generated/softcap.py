@@ -924,13 +924,21 @@ def _backward(
     else:
         with _without_autocast(query.device):
             raw = portable_backward(d_out, *tensors, tuple(results), call, tuple(wanted))
-    with _without_autocast(query.device):
+    with _without_autocast(query.device), _differentiating():
         return _gradients(raw, d_saved, places, tensors, call)
 
 
 def _without_autocast(device: torch.device) -> torch.autocast:
     """Autocast would round the portable implementation's products."""
     return torch.autocast(device.type if torch.amp.is_autocast_available(device.type) else "cpu", enabled=False)
+
+
+_DISPATCH = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+
+
+def _differentiating() -> Any:
+    """Lets torch.func work inside an op: under a dispatch mode, PyTorch has it switched off there."""
+    return torch._C._ForceDispatchKeyGuard(*_DISPATCH)
 
 
 def _gradients(

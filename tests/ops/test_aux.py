@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils.flop_counter import FlopCounterMode
 
 import generated.affine_scaled
 import generated.sigmoid
@@ -229,6 +230,19 @@ def test_transforms_of_statistics() -> None:
     batched = torch.stack([query, 2 * query])
     found, right = (torch.func.vmap(grad(f), (0, None))(batched, key) for f in (statistic, written_out))
     close(found, right)
+
+
+def test_under_a_dispatch_mode() -> None:
+    """Where such a mode watches, PyTorch switches autograd and torch.func off inside ops."""
+    leaves = [x.requires_grad_() for x in tensors()[:2]]
+
+    def gradients() -> tuple[Tensor, ...]:
+        _, aux = generated.softmax.softmax_attention(*leaves, tensors()[2], return_aux=True)
+        return torch.autograd.grad(aux.lse.square().sum(), leaves)
+
+    with FlopCounterMode(display=False):
+        found = gradients()
+    close(found, gradients())
 
 
 # ------------------------------------------------------------------------------------------------ compiled
