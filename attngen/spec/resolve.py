@@ -11,39 +11,11 @@ from fractions import Fraction
 from attngen.diagnostics import Diagnostic, Span
 from attngen.ir import ARITY, CONDITIONS, FUNCTIONS, REDUCTIONS, Apply, Expr, Name, Number, Reduce, ReductionKind
 from attngen.spec.near import listed, near, quoted
+from attngen.spec.spellings import BEYOND, SPELLINGS
 from attngen.spec.syntax import Call, Identifier, Literal, Operation, Syntax
 
 _ZERO = Fraction(0)
 
-# Names of other libraries and papers -> what to write here.
-_SPELLINGS = {
-    "softmax": "exp(s) / sum(exp(s))",
-    "logsumexp": "log(sum(exp(s)))",
-    "lse": "log(sum(exp(s)))",
-    "e": "exp(1)",
-    "pow": "x ** y",
-    "square": "x ** 2",
-    "log2": "log(x) / log(2)",
-    "exp2": "2 ** x",
-    "clamp": "clip(x, lo, hi)",
-    "minimum": "min(a, b)",
-    "maximum": "max(a, b)",
-    "len": "count() or n",
-    "length": "count() or n",
-    "prod": "exp(sum(log(x)))",
-    "stop_gradient": "detach(x)",
-    "q": "qk, the dot product of query and key",
-    "k": "qk, the dot product of query and key",
-    "query": "i, the query's position, or qk",
-    "key": "j, the key's position, or qk",
-    "is_causal": "masks are arguments of the call, not part of the formula",
-    "window": "masks are arguments of the call, not part of the formula",
-    "mask": "masks are arguments of the call, not part of the formula",
-    "True": "1 for a number, or a comparison",
-    "False": "0 for a number, or a comparison",
-    "inf": "a finite number; amax and amin need no start",
-    "nan": "a finite number",
-}
 _OVER_KEYS = {"min": "amin(x) for the smallest of the keys", "max": "amax(x) for the largest of the keys"}
 
 
@@ -171,7 +143,10 @@ class _Resolver:
     def unknown(self, what: str, name: str, span: Span) -> None:
         callables = (*FUNCTIONS, *(self.scope.reductions or REDUCTIONS))
         known = callables if what == "function" else (*sorted({*self.scope.names, *self.scope.statics}), *callables)
-        spelling = _SPELLINGS.get(name)
+        if name in BEYOND:
+            self.wrong(f"there is no {what} {quoted(name)}: {BEYOND[name].why}", span, BEYOND[name].instead)
+            return
+        spelling = SPELLINGS.get(name)
         close = None if spelling else near(name, known)
         expected = spelling or (None if close else self.available(what))
         self.wrong(f"there is no {what} {quoted(name)}", span, expected, close)
