@@ -52,7 +52,8 @@ def bad(x: Tensor) -> bool:
 
 def error(found: Tensor, right: Tensor) -> float:
     """The largest error, relative to the largest number."""
-    return float((found.double() - right.double()).abs().max() / right.double().abs().max().clamp(min=1e-30))
+    found, right = found.detach().double(), right.detach().double()
+    return float((found - right).abs().max() / right.abs().max().clamp(min=1e-30))
 
 
 def random(*shape: int, spread: float = 1.0, seed: int = 0) -> Tensor:
