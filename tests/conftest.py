@@ -4,6 +4,7 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-native", action="store_true", help="build the native kernels of every shipped spec")
     parser.addoption("--update-golden", action="store_true", help="write what golden tests get as what they expect")
 
 

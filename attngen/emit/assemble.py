@@ -11,7 +11,8 @@ from attngen import ir, notation
 from attngen.analysis.result import InputGradient, RowSum
 from attngen.emit import context as ct
 from attngen.emit import glossary as gl
-from attngen.emit.configs import configs
+from attngen.emit.configs import NATIVE_TILES, configs
+from attngen.emit.cpp import assemble_cpp, expressible
 from attngen.emit.printers import TORCH, TRITON, TRITON_TRANSPOSED, Printer
 from attngen.emit.statements import (
     OVER_KEYS,
@@ -80,6 +81,8 @@ class _Assembly:
             key=key,
             pairs=pairs,
             portable=portable,
+            cpp=assemble_cpp(plan) if expressible(plan) else None,
+            native_tiles=NATIVE_TILES,
             kernel_names=self.kernel_names(),
             configs=configs(plan),
             inputs=tuple(self.input_text(i) for i in normalizer.inputs),

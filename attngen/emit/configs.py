@@ -93,3 +93,25 @@ def _operations(expr: ir.Expr) -> frozenset[ir.Expr]:
     if not isinstance(expr, ir.Apply):
         return frozenset()
     return frozenset({expr}).union(*map(_operations, expr.args))
+
+
+@dataclass(frozen=True, slots=True)
+class NativeTile:
+    """Queries and keys of a tile on a CPU, for L2 caches up to `cache` KiB, head dims and elements up to a size."""
+
+    kernel: str
+    cache: int
+    width: int
+    itemsize: int
+    tile: tuple[int, int]
+
+
+# A tile's scores, its weights and its operands stay in the second-level cache; wide tiles keep products busy.
+NATIVE_TILES = (
+    NativeTile("forward", 512, 256, 4, (64, 256)),
+    NativeTile("forward", 1 << 30, 128, 4, (128, 512)),
+    NativeTile("forward", 1 << 30, 256, 4, (128, 256)),
+    NativeTile("backward", 512, 256, 4, (64, 128)),
+    NativeTile("backward", 1 << 30, 128, 4, (128, 256)),
+    NativeTile("backward", 1 << 30, 256, 4, (128, 128)),
+)

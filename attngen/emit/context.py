@@ -7,7 +7,8 @@ are what the templates use, no more and no less, which a test holds.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from attngen.emit.configs import Config
+from attngen.emit.configs import Config, NativeTile
+from attngen.emit.cpp_context import CppSource
 from attngen.emit.statements import InputUse, PassText, Uses
 
 
@@ -186,6 +187,8 @@ class ModuleContext:
     key: KeyText
     pairs: tuple[PairText, ...]
     portable: PortableText
+    cpp: CppSource | None  # None if the plan has what the C++ templates can't say
+    native_tiles: tuple[NativeTile, ...]
     kernel_names: tuple[str, ...]
     configs: Mapping[str, tuple[Config, ...]]
     inputs: tuple[InputText, ...]

@@ -1,7 +1,8 @@
 """Printers: formulas -> source text of a target language, and the rewrites that a target wants beforehand.
 
-Two languages, Triton and plain torch. Each numerically delicate function has exactly one spelling per language, here
-or as a device function of the templates; a formula is spelled, never changed. Names are printed as they are given.
+Three languages: Triton, plain torch, and C++ on vectors. Each numerically delicate function has exactly one spelling
+per language, here or as a device function of the templates; a formula is spelled, never changed. Names are printed as
+they are given.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,6 +40,11 @@ _TORCH = {
 }  # fmt: skip
 
 
+def _number(value: Fraction, outer: int) -> str:
+    text = repr(float(value))
+    return f"({text})" if value < 0 and outer >= _PRECEDENCE["mul"] else text
+
+
 @dataclass(frozen=True)
 class Printer:
     """Prints formulas of one language.
@@ -52,6 +58,7 @@ class Printer:
     spread: Callable[[str, Place], str]
     blank: str
     infinity: str
+    number: Callable[[Fraction, int], str] = _number
 
     def text(self, expr: Expr, places: Mapping[str, Place], here: Place) -> str:
         """`expr` as source text, in a statement whose own place is `here`."""
@@ -60,7 +67,7 @@ class Printer:
     def _print(self, expr: Expr, places: Mapping[str, Place], here: Place, outer: int) -> str:
         match expr:
             case Number(value):
-                return _number(value, outer)
+                return self.number(value, outer)
             case Name(name):
                 narrow = here.row and here.key and places[name].row != places[name].key
                 return self.spread(name, places[name]) if narrow else name
@@ -82,11 +89,6 @@ class Printer:
             inner = [_ATOM if op in ("and", "or") else mine - (i == 0) for i in range(len(args))]
             text = _INFIX[op].join(self._print(*a, o) for a, o in zip(args, inner, strict=True))
         return f"({text})" if mine <= outer else text
-
-
-def _number(value: Fraction, outer: int) -> str:
-    text = repr(float(value))
-    return f"({text})" if value < 0 and outer >= _PRECEDENCE["mul"] else text
 
 
 def _column_or_row(name: str, place: Place) -> str:
@@ -121,6 +123,14 @@ def _lower_triton(expr: Expr) -> Expr:
         case Apply("pow", (base, exponent)):
             return _lower_power(base, exponent, lambda b, p: ir.apply("exp2", ir.apply("mul", p, ir.apply("log2", b))))
     return expr
+
+
+def _lower_cpp(expr: Expr) -> Expr:
+    """As for Triton, but differences of exponents are taken before they are rounded as multiples of LOG2E."""
+    match expr:
+        case Apply("exp", (x,)):
+            return ir.apply("exp2", ir.apply("mul", LOG2E, x))
+    return _lower_triton(expr)
 
 
 def _lower_torch(expr: Expr) -> Expr:
@@ -162,9 +172,29 @@ _TORCH["square"] = "torch.square({0})"
 # Of two numbers torch would make float32, whatever the precision of the computation is.
 _TORCH["where_numbers"] = "torch.where({0}, {1}, {2}).to(dtype)"
 
+
+def _vector(value: Fraction, _outer: int) -> str:
+    """A number of C++ in all lanes; what float32 can't hold is infinite there."""
+    rounded = float(value)
+    if abs(rounded) > _LARGEST_FLOAT:
+        return f"Vec({'-' if rounded < 0 else ''}INF)"
+    return f"Vec({rounded!r}f)"
+
+
+_LARGEST_FLOAT = 3.4028235e38
+_CPP = {
+    "exp2": "exp2({0})", "log": "log({0})", "log2": "log2({0})", "expm1": "expm1({0})", "log1p": "log1p({0})",
+    "sqrt": "sqrt({0})", "abs": "abs({0})", "sign": "sign({0})", "tanh": "tanh({0})", "softplus": "softplus({0})",
+    "relu": "relu({0})", "erf": "erf({0})", "atan": "atan({0})", "sin": "sin({0})", "cos": "cos({0})",
+    "min": "minimum({0}, {1})", "max": "maximum({0}, {1})", "where": "select({0}, {1}, {2})",
+    "logistic2": "logistic2({0})", "attains": "attains({0}, {1})", "square": "square({0})", "not": "negated({0})",
+}  # fmt: skip
+
 _INFINITY = 'float("-inf")'
 TRITON = Printer(_TRITON, _lower_triton, _column_or_row, "tl.zeros([BLOCK_M, BLOCK_N], tl.float32)", _INFINITY)
 TRITON_TRANSPOSED = Printer(
     _TRITON, _lower_triton, _row_or_column, "tl.zeros([BLOCK_N, BLOCK_M], tl.float32)", _INFINITY
 )
 TORCH = Printer(_TORCH, _lower_torch, lambda name, _: name, "torch.zeros_like(qk)", "-math.inf")
+# Vectors of C++ are of one shape, whether they vary with the query, the key or both: nothing is to be spread.
+CPP = Printer(_CPP, _lower_cpp, lambda name, _: name, "Vec(0.0f)", "-INF", _vector)

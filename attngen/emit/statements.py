@@ -68,6 +68,7 @@ class Lines:
     text: Mapping[str, str]
     tile: Mapping[str, str]  # the same, spread over a whole tile of scores
     uses: Uses
+    places: Mapping[str, Place]  # of what each line computes
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +163,7 @@ class Scribe:
             text,
             {name: self._spread(_resolved(Name(name), aliases), text[name], places) for name in targets},
             self._uses(s.expr for s in statements),
+            {s.name: s.place for s in statements},
         )
 
     def _line(self, statement: Statement, places: Mapping[str, Place], aliases: Mapping[str, Expr]) -> str:
@@ -191,16 +193,28 @@ class Scribe:
         """One formula as one expression."""
         return self._text(lowered(expr, self.printer.lower), self.leaves, UNIFORM)
 
-    def forward_pass(self, index: int) -> PassText:
-        forward = self.plan.analysis.forward
-        this = forward.passes[index]
-        accumulators = forward.accumulators if index == len(forward.passes) - 1 else ()
+    def pass_places(self, index: int) -> Mapping[str, Place]:
+        """What each line of a pass of the forward varies with."""
+        arranged, _ = self._arranged_pass(index)
+        return {s.name: s.place for s in (*arranged.outer, *arranged.inner)}
+
+    def _arranged_pass(self, index: int) -> tuple[Arranged, Lines]:
+        this, accumulators = self.plan.analysis.forward.passes[index], self._accumulators(index)
         targets = {_exponent(p): p.exponent for p in this.pivots}
-        carried: list[Carry | Accumulator] = [*this.carries, *accumulators]
-        targets |= {_term(c): c.body for c in carried}
+        targets |= {_term(c): c.body for c in this.carries} | {_term(a): a.body for a in accumulators}
         pivots = {p.name: Place(row=True, loop=True) for p in this.pivots}
         arranged = self._arranged(targets, pivots, "t")
-        lines = self._print(arranged, targets, pivots)
+        return arranged, self._print(arranged, targets, pivots)
+
+    def _accumulators(self, index: int) -> tuple[Accumulator, ...]:
+        forward = self.plan.analysis.forward
+        return forward.accumulators if index == len(forward.passes) - 1 else ()
+
+    def forward_pass(self, index: int) -> PassText:
+        this, accumulators = self.plan.analysis.forward.passes[index], self._accumulators(index)
+        carried: list[Carry | Accumulator] = [*this.carries, *accumulators]
+        pivots = [p.name for p in this.pivots]
+        arranged, lines = self._arranged_pass(index)
         late = {s.name for s in arranged.depending_on(pivots)}
         names = [line.split(" = ", 1)[0] for line in lines.inner]
         return PassText(

@@ -22,7 +22,7 @@ from attngen.verify.tolerance import Results, Violation, differentiable, results
 
 Op = Callable[..., Tensor]
 TILES = ((16, 16), (32, 16), (16, 64), (64, 32), (128, 128))  # BLOCK_M, BLOCK_N
-_TILED = ("forward", "backward_query", "backward_key", "backward_pair", "portable")
+_TILED = ("forward", "backward_query", "backward_key", "backward_pair", "portable", "native")
 
 
 @dataclass(frozen=True, slots=True)
