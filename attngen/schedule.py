@@ -4,20 +4,40 @@ Decides nothing about tiles, languages or text. Costs are counted in products (G
 and in row vectors or output-sized tensors that live from the forward to the backward.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from attngen import ir
-from attngen.analysis.result import Accumulator, Analysis, InputGradient, RowSum
+from attngen.analysis.result import Accumulator, Analysis, Deferred, InputGradient, RowSum
+
+# A walk over the keys of its own; one walk, with the adjoint applied at its end; accumulators more in the forward.
+AdjointWay = Literal["walk", "deferred", "saved"]
+
+# Walks over the keys that the search for a root may take. Halley's method takes 3 to 8; the limit holds for formulas on
+# which it falls back to halving its bracket.
+ROOT_TRIALS = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Products per pair of blocks: the forward's over all passes, and each backward kernel's."""
+    """Products per pair of blocks: the forward's over all passes, a root's once for each trial, and each kernel's.
+
+    `adjoints`: products that the row adjoints would take by each way, beyond those of the gradients; empty if they need
+    no sum over the keys but delta and what the forward accumulates anyway. The first of the cheapest is taken.
+    """
 
     forward: int
     backward_query: int
     backward_key: int
     backward_pair: int
+    adjoints: tuple[tuple[AdjointWay, int], ...]
+
+    @property
+    def adjoint_way(self) -> AdjointWay | None:
+        """The way that is taken: the first of the cheapest that kernels know."""
+        known = [(count, way) for way, count in self.adjoints if way != "saved"]
+        return min(known, key=lambda pair: pair[0])[1] if known else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +79,7 @@ class OpPlan:
     saved_rows: tuple[str, ...]
     saved_accumulators: tuple[str, ...]
     handed_over: tuple[str, ...]
+    deferred: Deferred | None
     row_gradients: tuple[InputGradient, ...]
     key_gradients: tuple[InputGradient, ...]
     pair_gradients: tuple[InputGradient, ...]
@@ -66,13 +87,18 @@ class OpPlan:
 
     @property
     def row_sums(self) -> tuple[RowSum, ...]:
-        return tuple(s for gradient in self.row_gradients for s in gradient.sums)
+        return sums_of(self.row_gradients)
+
+
+def sums_of(gradients: Iterable[InputGradient]) -> tuple[RowSum, ...]:
+    return tuple(s for gradient in gradients for s in gradient.sums)
 
 
 def schedule(normalizer: ir.Normalizer, analysis: Analysis) -> OpPlan:
     """What the kernels of an analysed normalizer save, read, hand on and cost."""
     backward, aux = analysis.backward, _aux(analysis)
     by_level = {level: tuple(g for g in backward.inputs if g.level == level) for level in ("row", "key", "pair")}
+    costs = _costs(normalizer, analysis)
     return OpPlan(
         normalizer=normalizer,
         analysis=analysis,
@@ -80,10 +106,11 @@ def schedule(normalizer: ir.Normalizer, analysis: Analysis) -> OpPlan:
         saved_rows=tuple(dict.fromkeys(_saved_rows(analysis) + tuple(a.row for a in aux))),
         saved_accumulators=tuple(p.accumulator for p in backward.products),
         handed_over=_handed_over(analysis),
+        deferred=backward.deferred if costs.adjoint_way == "deferred" else None,
         row_gradients=by_level["row"],
         key_gradients=by_level["key"],
         pair_gradients=by_level["pair"],
-        costs=_costs(normalizer, analysis),
+        costs=costs,
     )
 
 
@@ -97,18 +124,30 @@ def _backward_names(analysis: Analysis) -> frozenset[str]:
 def _aux(analysis: Analysis) -> tuple[AuxRow, ...]:
     """The statistics, under the spec's names where it has any; what is relative to a pivot comes with its pivot."""
     rows: dict[str, AuxRow] = {}
+    used = _forward_names(analysis)
     for this in analysis.forward.passes:
         pivots = {p.name: p for p in this.pivots}
-        for carry, statistic in zip(this.carries, this.statistics, strict=True):
-            relative = carry.pivot is not None and not statistic.logarithmic
-            suffix = f", relative to {carry.pivot}" if relative else ""
+        carries = [None] if this.root else this.carries
+        for carry, statistic in zip(carries, this.statistics, strict=True):
+            pivot = carry.pivot if carry and not statistic.logarithmic else None
+            suffix = f", relative to {pivot}" if pivot else ""
             prefix = "log " if statistic.logarithmic else ""
             row = AuxRow(statistic.label or statistic.name, statistic.name, prefix, statistic.meaning, suffix)
-            rows.setdefault(row.name, row)
-            if relative:
-                exponent = ir.Reduce("amax", pivots[str(carry.pivot)].exponent)
-                rows[str(carry.pivot)] = AuxRow(str(carry.pivot), str(carry.pivot), "", exponent, is_pivot=True)
+            if statistic.name in used:
+                rows.setdefault(row.name, row)
+            if pivot:
+                exponent = ir.Reduce("amax", pivots[pivot].exponent)
+                rows[pivot] = AuxRow(pivot, pivot, "", exponent, is_pivot=True)
     return tuple(rows.values())
+
+
+def _forward_names(analysis: Analysis) -> frozenset[str]:
+    """What the weights are made of; other statistics are there for the backward alone."""
+    forward, exprs = analysis.forward, [analysis.backward.weights, *analysis.forward.factors]
+    for this in forward.passes:
+        exprs += [c.body for c in this.carries] + [s.value for s in this.statistics if s.value != ir.Name(s.name)]
+        exprs += [this.root.low, this.root.high] if this.root else []
+    return frozenset().union(*map(ir.names, exprs))
 
 
 def _saved_rows(analysis: Analysis) -> tuple[str, ...]:
@@ -134,9 +173,28 @@ def _handed_over(analysis: Analysis) -> tuple[str, ...]:
 def _costs(normalizer: ir.Normalizer, analysis: Analysis) -> Costs:
     products = sum(_needs_product(a, normalizer) for a in analysis.forward.accumulators)
     passes = len(analysis.forward.passes)
-    prepass = 2 if analysis.backward.prepass else 0
+    ways = _adjoint_ways(analysis)
     pair = any(gradient.level == "pair" for gradient in analysis.backward.inputs)
-    return Costs(passes + products, 3 + prepass, 4, 2 if pair else 0)
+    return Costs(
+        passes + products,
+        3 + min((count for way, count in ways if way != "saved"), default=0),
+        4,
+        2 if pair else 0,
+        ways,
+    )
+
+
+def _adjoint_ways(analysis: Analysis) -> tuple[tuple[AdjointWay, int], ...]:
+    """The ways to the sums of the backward's own, those that are taken first if they cost the same before others.
+
+    Accumulators more in the forward would cost a product for each sum that uses dP, and memory: they never cost least.
+    """
+    backward = analysis.backward
+    if not backward.prepass:
+        return ()
+    deferred: tuple[tuple[AdjointWay, int], ...] = (("deferred", 1),) if backward.deferred else ()
+    by_output = sum(backward.dp in ir.names(row_sum.body) for row_sum in backward.prepass)
+    return *deferred, ("walk", 2), ("saved", max(by_output, 1))
 
 
 def _needs_product(accumulator: Accumulator, normalizer: ir.Normalizer) -> bool:

@@ -234,6 +234,7 @@ def affine_scaled_forward(
                 p = tl.where(visible, p, 0.0)
             acc2 = tl.dot(p.to(v.dtype), v, acc2, input_precision=PRECISION)
             row_max = row_max_kept
+
     row_max = tl.where(row_max == float("-inf"), 0.0, row_max)
     lse = row_max + tl.log(row_sum)
 
@@ -813,6 +814,7 @@ def _portable_rows(
     step = _portable_tile(query, value, call).block_n
     begin, end = _key_range(first_row, last_row, n_k, call)
     q = query[:, :, first_row:last_row].to(dtype)
+    live = _live_rows(rows, n_k, call, query)
     scale = torch.full((), call.scale, dtype=dtype, device=query.device)
 
     alpha_in = views[0][:, :, first_row:last_row]
@@ -844,13 +846,13 @@ def _portable_rows(
         acc1 = acc1 + _shown(visible, 1.0 + torch.zeros_like(qk), 0.0) @ v
         acc2 = acc2 * row_max_rescale + _shown(visible, row_sum_term, 0.0) @ v
         row_max = row_max_kept
+
     row_max = torch.where(row_max == -math.inf, 0.0, row_max)
     lse = row_max + torch.log(row_sum)
 
     acc2_factor = alpha_in / row_sum
 
     out = acc1 * beta_in + acc2 * acc2_factor
-    live = _live_rows(rows, n_k, call, query)
     out = torch.where(live, out, 0.0).to(query.dtype)
     return (out, lse[..., 0], row_max[..., 0], acc2)
 

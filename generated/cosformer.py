@@ -202,6 +202,7 @@ def cosformer_forward(
                 acc = acc * (acc_peak_old / acc_peak)[:, None]
                 p = p * (1.0 / acc_peak)[:, None]
             acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
+
     if v_ptr.dtype.element_ty == tl.float16:
         acc = acc * acc_peak[:, None]
 
@@ -284,6 +285,7 @@ def cosformer_backward_query(
             v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
+
             j = keys.to(tl.float32)
 
             t4 = scale * qk > 0.0
@@ -763,6 +765,7 @@ def _portable_rows(
     step = _portable_tile(query, value, call).block_n
     begin, end = _key_range(first_row, last_row, n_k, call)
     q = query[:, :, first_row:last_row].to(dtype)
+    live = _live_rows(rows, n_k, call, query)
     scale = torch.full((), call.scale, dtype=dtype, device=query.device)
     length_in = views[0]
 
@@ -790,7 +793,6 @@ def _portable_rows(
     acc_factor = 1.0 / _plain_maximum(z, 1e-06)
 
     out = acc * acc_factor
-    live = _live_rows(rows, n_k, call, query)
     out = torch.where(live, out, 0.0).to(query.dtype)
     return (out, z[..., 0])
 

@@ -269,6 +269,7 @@ def gaussian_backward_query(
             v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
+
             key_norm_in_base = _head(key_norm_in_ptr, batch, key_norm_in_stride_batch, kv_head, key_norm_in_stride_kv_head)  # fmt: skip
             key_norm_in = _vector(key_norm_in_base, keys, n_k, key_norm_in_stride_key)
 
@@ -775,6 +776,7 @@ def _portable_rows(
     step = _portable_tile(query, value, call).block_n
     begin, end = _key_range(first_row, last_row, n_k, call)
     q = query[:, :, first_row:last_row].to(dtype)
+    live = _live_rows(rows, n_k, call, query)
     scale = torch.full((), call.scale, dtype=dtype, device=query.device)
 
     query_norm_in = views[0][:, :, first_row:last_row]
@@ -796,7 +798,6 @@ def _portable_rows(
         acc = acc + _shown(visible, acc_weight, 0.0) @ v
 
     out = acc
-    live = _live_rows(rows, n_k, call, query)
     out = torch.where(live, out, 0.0).to(query.dtype)
     return (out,)
 

@@ -197,6 +197,7 @@ def l2_forward(
                 acc = acc * (acc_peak_old / acc_peak)[:, None]
                 p = p * (1.0 / acc_peak)[:, None]
             acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
+
     if v_ptr.dtype.element_ty == tl.float16:
         acc = acc * acc_peak[:, None]
 
@@ -734,6 +735,7 @@ def _portable_rows(
     step = _portable_tile(query, value, call).block_n
     begin, end = _key_range(first_row, last_row, n_k, call)
     q = query[:, :, first_row:last_row].to(dtype)
+    live = _live_rows(rows, n_k, call, query)
     scale = torch.full((), call.scale, dtype=dtype, device=query.device)
 
     row = q.new_zeros(*q.shape[:3], 1)
@@ -755,7 +757,6 @@ def _portable_rows(
     acc_factor = scale / torch.sqrt(1e-12 + torch.square(scale) * z)
 
     out = acc * acc_factor
-    live = _live_rows(rows, n_k, call, query)
     out = torch.where(live, out, 0.0).to(query.dtype)
     return (out, z[..., 0])
 

@@ -711,6 +711,7 @@ def _portable_rows(
     step = _portable_tile(query, value, call).block_n
     begin, end = _key_range(first_row, last_row, n_k, call)
     q = query[:, :, first_row:last_row].to(dtype)
+    live = _live_rows(rows, n_k, call, query)
     scale = torch.full((), call.scale, dtype=dtype, device=query.device)
 
     t1 = 1.4142135623730951 * 1.7724538509055159
@@ -728,7 +729,6 @@ def _portable_rows(
         acc = acc + _shown(visible, acc_weight, 0.0) @ v
 
     out = acc
-    live = _live_rows(rows, n_k, call, query)
     out = torch.where(live, out, 0.0).to(query.dtype)
     return (out,)
 

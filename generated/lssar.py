@@ -20,10 +20,9 @@ Forward, 2 passes over the keys:
     o = acc * (row_max ** 15 / (1e-8 + row_max ** 15 * row_sum))
 
 Backward:
-    adj1 = sum(-where(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1) > 0, 15 * dp * row_max ** 14 * n * (relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 14 * softplus(qk * log(d) * log(n)) / (z1 ** 2 * (1e-8 + row_max ** 15 * row_sum)), 0))
-    adj2 = sum(-where(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1) > 0, 15 * n * (relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 14 * softplus(qk * log(d) * log(n)) / (row_max * z1 ** 2), 0))
+    adj = sum(where(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1) > 0, row_max ** 14 * n * (15 * delta - 15 * dp) * (relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 14 * softplus(qk * log(d) * log(n)) / (z1 ** 2 * (1e-8 + row_max ** 15 * row_sum)), 0))
     p = row_max ** 15 * (relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 15 / (1e-8 + row_max ** 15 * row_sum)
-    dqk = (adj1 + where(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1) > 0, 15 * dp * row_max ** 14 * n * (relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 14 / (z1 * (1e-8 + row_max ** 15 * row_sum)), 0) - (adj2 * delta * row_max ** 15 / (1e-8 + row_max ** 15 * row_sum) + where(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1) > 0, 15 * delta * row_max ** 14 * n * (relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 14 / (z1 * (1e-8 + row_max ** 15 * row_sum)), 0))) * sigmoid(qk * log(d) * log(n)) * log(d) * log(n)
+    dqk = (adj + where(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1) > 0, 15 * dp * row_max ** 14 * n * (relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 14 / (z1 * (1e-8 + row_max ** 15 * row_sum)), 0) - where(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1) > 0, 15 * delta * row_max ** 14 * n * (relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 14 / (z1 * (1e-8 + row_max ** 15 * row_sum)), 0)) * sigmoid(qk * log(d) * log(n)) * log(d) * log(n)
     dq = sum over keys of dqk k; dk = sum over queries of dqk q; dv = sum over queries of p do
 """
 
@@ -282,6 +281,7 @@ def lssar_forward(
                 p = tl.where(visible, p, 0.0)
             acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
             row_max = row_max_kept
+
     row_max = tl.where(row_max == 0.0, 1.0, row_max)
 
     # Epilogue. A row that sees no key is zero whatever its statistics are.
@@ -303,7 +303,7 @@ def lssar_forward(
 @triton.jit(repr=_shown_as("lssar_backward_query"))
 def lssar_backward_query(
     do_ptr, q_ptr, k_ptr, v_ptr, out_ptr, z1_ptr, row_sum_ptr, row_max_ptr,
-    dq_ptr, delta_ptr, adj1_ptr, adj2_ptr,
+    dq_ptr, delta_ptr, adj_ptr,
     do_stride_b, do_stride_h, do_stride_n: tl.constexpr, do_stride_d: tl.constexpr, q_stride_b, q_stride_h, q_stride_n: tl.constexpr, q_stride_d: tl.constexpr,
     k_stride_b, k_stride_h, k_stride_n: tl.constexpr, k_stride_d: tl.constexpr, v_stride_b, v_stride_h, v_stride_n: tl.constexpr, v_stride_d: tl.constexpr,
     heads, group, n_q, n_k, scale, left, right, offset,
@@ -352,77 +352,30 @@ def lssar_backward_query(
     i = positions.to(tl.float32)
     n = visible_count.to(tl.float32)
 
-    # A pass of its own for the row adjoints
-    a1 = tl.log(head_dim) * tl.log(n)
-    a3 = n * (1.0 / z1)
-    a4 = tl.where(3.0 > i, 0.0, 1.0)
-    a7 = _square(row_max * _square(row_max * _square(row_max)))
-    a8 = 1.0 / _square(z1)
-    a9 = 15.0 * a7 * n * a8
-    a10 = a9 * (1.0 / (1e-08 + row_max * a7 * row_sum))
-    a11 = 1.0 / row_max
-    a15 = 15.0 * n * a11 * a8
-
-    adj1 = tl.zeros([BLOCK_M], tl.float32)
-    adj2 = tl.zeros([BLOCK_M], tl.float32)
-    for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
-        begin = first_edge if edge else first_full
-        end = last_edge - (last_full - first_full) if edge else last_full
-
-        for step in tl.range(begin, end, BLOCK_N):
-            first_key = step
-            if edge:
-                first_key += tl.where(step < first_full, 0, last_full - first_full)
-
-            keys = first_key + tl.arange(0, BLOCK_N)
-            k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, edge)
-            v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
-            qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-            dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
-
-            a2 = _softplus(a1[:, None] * qk)
-            a5 = a3[:, None] * a2 - a4[:, None]
-            a6 = a5 > 0.0
-            a12 = a11[:, None] * tl.maximum(a5, 0.0)
-            a13 = _square(a12 * _square(a12 * _square(a12)))
-            adj1_term = -tl.where(a6, a10[:, None] * dp * a13 * a2, 0.0)
-            adj2_term = -tl.where(a6, a15[:, None] * a13 * a2, 0.0)
-
-            if edge:
-                # One unsigned comparison: keys before the first are far beyond the last.
-                behind_first = (keys[None, :] - visible_from[:, None]).to(tl.uint32)
-                visible = behind_first < visible_count.to(tl.uint32)[:, None]
-
-            adj1_seen = adj1_term
-            if edge:
-                adj1_seen = tl.where(visible, adj1_seen, 0.0)
-            adj1 += tl.sum(adj1_seen, 1)
-            adj2_seen = adj2_term
-            if edge:
-                adj2_seen = tl.where(visible, adj2_seen, 0.0)
-            adj2 += tl.sum(adj2_seen, 1)
-
     t1 = tl.log(n)
-    t2 = _square(row_max * _square(row_max * _square(row_max)))
-    t3 = 1e-08 + row_max * t2 * row_sum
-    t4 = 1.0 / z1
-    t5 = tl.log(head_dim)
-    t6 = t5 * t1
-    t7 = n * t4
-    t8 = tl.where(3.0 > i, 0.0, 1.0)
-    t11 = 1.0 / t3
-    t12 = 15.0 * t2 * n * t4 * t11
+    t2 = 1.0 / z1
+    t3 = tl.log(head_dim)
+    t4 = t3 * t1
+    t6 = n * t2
+    t7 = tl.where(3.0 > i, 0.0, 1.0)
+    t10 = _square(row_max * _square(row_max * _square(row_max)))
+    t11 = 1.0 / (1e-08 + row_max * t10 * row_sum)
+    t12 = 15.0 * t10 * n * t2 * t11
     t13 = 1.0 / row_max
-    t16 = adj1 - adj2 * delta * row_max * t2 / t3
-    t17 = 15.0 * delta * t2 * n * t4 * t11
-    t19 = LOG2E * t5 * t1
+    t16 = 15.0 * delta
+    t17 = t16 * t10 * n * t2 * t11
+    t19 = LOG2E * t3 * t1
+    t21 = t10 * n * (1.0 / _square(z1)) * t11
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    dq_late = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)  # to be multiplied by a sum that is known when the walk ends
+    adj = tl.zeros([BLOCK_M], tl.float32)
     for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
         begin = first_edge if edge else first_full
         end = last_edge - (last_full - first_full) if edge else last_full
 
         dq = _settled(dq, CUDA)
+        dq_late = _settled(dq_late, CUDA)
         for step in tl.range(begin, end, BLOCK_N):
             first_key = step
             if edge:
@@ -434,38 +387,49 @@ def lssar_backward_query(
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            t9 = t7[:, None] * _softplus(t6[:, None] * qk) - t8[:, None]
-            t10 = t9 > 0.0
-            t14 = t13[:, None] * tl.maximum(t9, 0.0)
+            t5 = _softplus(t4[:, None] * qk)
+            t8 = t6[:, None] * t5 - t7[:, None]
+            t9 = t8 > 0.0
+            t14 = t13[:, None] * tl.maximum(t8, 0.0)
             t15 = _square(t14 * _square(t14 * _square(t14)))
-            t18 = t16[:, None] + tl.where(t10, t12[:, None] * dp * t15, 0.0)
-            t20 = t1[:, None] * (t18 - tl.where(t10, t17[:, None] * t15, 0.0))
-            dqk = t20 * _logistic2(-(t19[:, None] * qk), CUDA)
+            t18 = tl.where(t9, t12[:, None] * dp * t15, 0.0)
+            t20 = _logistic2(-(t19[:, None] * qk), CUDA)
+            dqk = t1[:, None] * (t18 - tl.where(t9, t17[:, None] * t15, 0.0)) * t20
+            late = t1[:, None] * t20
+            adj_term = tl.where(t9, t21[:, None] * (t16[:, None] - 15.0 * dp) * t15 * t5, 0.0)
 
             ds = dqk
+            ds_late = late
             if edge:
                 # One unsigned comparison: keys before the first are far beyond the last.
                 behind_first = (keys[None, :] - visible_from[:, None]).to(tl.uint32)
                 visible = behind_first < visible_count.to(tl.uint32)[:, None]
 
                 ds = tl.where(visible, ds, 0.0)
+                ds_late = tl.where(visible, ds_late, 0.0)
             if dq_ptr is not None:
                 dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
+                dq_late = tl.dot(ds_late.to(k.dtype), k, dq_late, input_precision=PRECISION)
+            adj_seen = adj_term
+            if edge:
+                adj_seen = tl.where(visible, adj_seen, 0.0)
+            adj += tl.sum(adj_seen, 1)
 
     # Epilogue
     factor = tl.log(head_dim)
+    late_factor = factor * adj
 
     if dq_ptr is not None:
         dq = dq * (factor)
+        dq = dq + dq_late * (late_factor)[:, None]
         _store_tile(dq_ptr + row * HEAD_DIM, first_row, n_q, HEAD_DIM, dq, BLOCK_M, BLOCK_D, HEAD_DIM)
     tl.store(delta_ptr + row + rows, delta, mask=rows < n_q)
-    tl.store(adj1_ptr + row + rows, adj1, mask=rows < n_q)
-    tl.store(adj2_ptr + row + rows, adj2, mask=rows < n_q)
+    tl.store(adj_ptr + row + rows, adj, mask=rows < n_q)
 
 
 @triton.jit(repr=_shown_as("lssar_backward_key"))
 def lssar_backward_key(
-    do_ptr, q_ptr, k_ptr, v_ptr, z1_ptr, row_sum_ptr, row_max_ptr, delta_ptr, adj1_ptr, adj2_ptr,
+    do_ptr, q_ptr, k_ptr, v_ptr, z1_ptr, row_sum_ptr, row_max_ptr, delta_ptr, adj_ptr,
     dk_ptr, dv_ptr,
     do_stride_b, do_stride_h, do_stride_n: tl.constexpr, do_stride_d: tl.constexpr, q_stride_b, q_stride_h, q_stride_n: tl.constexpr, q_stride_d: tl.constexpr,
     k_stride_b, k_stride_h, k_stride_n: tl.constexpr, k_stride_d: tl.constexpr, v_stride_b, v_stride_h, v_stride_n: tl.constexpr, v_stride_d: tl.constexpr,
@@ -505,8 +469,8 @@ def lssar_backward_key(
         q_base = _head(q_ptr, batch, q_stride_b, q_head, q_stride_h)
         do_base = _head(do_ptr, batch, do_stride_b, q_head, do_stride_h)
 
-        t7 = tl.log(head_dim)
-        t22 = LOG2E * t7
+        t6 = tl.log(head_dim)
+        t20 = LOG2E * t6
 
         for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
             begin = first_edge if edge else first_full
@@ -536,32 +500,29 @@ def lssar_backward_key(
                 row_sum = tl.load(row_sum_ptr + row + rows, mask=rows < n_q, other=0.0)
                 row_max = tl.load(row_max_ptr + row + rows, mask=rows < n_q, other=0.0)
                 delta = tl.load(delta_ptr + row + rows, mask=rows < n_q, other=0.0)
-                adj1 = tl.load(adj1_ptr + row + rows, mask=rows < n_q, other=0.0)
-                adj2 = tl.load(adj2_ptr + row + rows, mask=rows < n_q, other=0.0)
+                adj = tl.load(adj_ptr + row + rows, mask=rows < n_q, other=0.0)
                 t1 = _square(row_max * _square(row_max * _square(row_max)))
                 t2 = row_max * t1
                 t3 = 1.0 / row_max
-                t4 = 1e-08 + t2 * row_sum
-                t5 = 1.0 / t4
-                t6 = 1.0 / z1
-                t8 = tl.log(n)
-                t9 = t7 * t8
-                t10 = n * t6
-                t11 = tl.where(3.0 > i, 0.0, 1.0)
-                t12 = t10[None, :] * _softplus(t9[None, :] * qk) - t11[None, :]
-                t13 = tl.maximum(t12, 0.0)
-                t14 = t2 * t3 * t5
-                t15 = t3[None, :] * t13
-                t16 = _square(t15 * _square(t15 * _square(t15)))
-                weight = t14[None, :] * t13 * t16
-                t17 = t12 > 0.0
-                t18 = 15.0 * t1 * n * t6 * t5
-                t19 = adj1 - adj2 * delta * row_max * t1 / t4
-                t20 = 15.0 * delta * t1 * n * t6 * t5
-                t21 = t19[None, :] + tl.where(t17, t18[None, :] * dp * t16, 0.0)
-                t23 = t22 * t8
-                t24 = t8[None, :] * (t21 - tl.where(t17, t20[None, :] * t16, 0.0))
-                dqk = t24 * _logistic2(-(t23[None, :] * qk), CUDA)
+                t4 = 1.0 / (1e-08 + t2 * row_sum)
+                t5 = 1.0 / z1
+                t7 = tl.log(n)
+                t8 = t6 * t7
+                t9 = n * t5
+                t10 = tl.where(3.0 > i, 0.0, 1.0)
+                t11 = t9[None, :] * _softplus(t8[None, :] * qk) - t10[None, :]
+                t12 = tl.maximum(t11, 0.0)
+                t13 = t2 * t3 * t4
+                t14 = t3[None, :] * t12
+                t15 = _square(t14 * _square(t14 * _square(t14)))
+                weight = t13[None, :] * t12 * t15
+                t16 = t11 > 0.0
+                t17 = 15.0 * t1 * n * t5 * t4
+                t18 = 15.0 * delta * t1 * n * t5 * t4
+                t19 = adj[None, :] + tl.where(t16, t17[None, :] * dp * t15, 0.0)
+                t21 = t20 * t7
+                t22 = t7[None, :] * (t19 - tl.where(t16, t18[None, :] * t15, 0.0))
+                dqk = t22 * _logistic2(-(t21[None, :] * qk), CUDA)
 
                 p = weight
                 ds = dqk
@@ -832,21 +793,20 @@ def launch_backward(
     dk = key.new_empty(key.shape) if wants_k else None
     dv = value.new_empty(value.shape) if wants_v else None
     delta = _rows(query)
-    adj1 = _rows(query)
-    adj2 = _rows(query)
+    adj = _rows(query)
     strides = (*d_out.stride(), *query.stride(), *key.stride(), *value.stride())
     sizes = (heads, heads // kv_heads, n_q, n_k, call.scale, call.left, call.right, call.offset)
     # dV alone needs nothing that this kernel hands over.
     if wants_q or wants_k:
         constants = _constants("backward_query", query, value, call)
         lssar_backward_query[(triton.cdiv(n_q, constants["BLOCK_M"]) * batch * heads,)](
-            d_out, query, key, value, out, *saved, dq, delta, adj1, adj2,
+            d_out, query, key, value, out, *saved, dq, delta, adj,
             *strides, *_strides((), inputs), *sizes, **constants,
         )  # fmt: skip
     if wants_k or wants_v:
         constants = _constants("backward_key", query, value, call)
         lssar_backward_key[(triton.cdiv(n_k, constants["BLOCK_N"]) * batch * kv_heads,)](
-            d_out, query, key, value, saved[0], saved[1], saved[2], delta, adj1, adj2, dk, dv,
+            d_out, query, key, value, saved[0], saved[1], saved[2], delta, adj, dk, dv,
             *strides, *_strides((), inputs), *sizes, **constants,
         )  # fmt: skip
     return dq, dk, dv
@@ -938,6 +898,7 @@ def _portable_rows(
     step = _portable_tile(query, value, call).block_n
     begin, end = _key_range(first_row, last_row, n_k, call)
     q = query[:, :, first_row:last_row].to(dtype)
+    live = _live_rows(rows, n_k, call, query)
     head_dim = torch.full((), query.shape[-1], dtype=dtype, device=query.device)
 
     positions = torch.arange(first_row + call.offset, last_row + call.offset, device=query.device)[:, None]
@@ -988,13 +949,13 @@ def _portable_rows(
         v = _heads_of(value, first_key, last_key, group, dtype)
         acc = acc * row_max_rescale_15 + _shown(visible, row_sum_term, 0.0) @ v
         row_max = row_max_kept
+
     row_max = torch.where(row_max == 0.0, 1.0, row_max)
 
     u1 = row_max * torch.square(row_max * torch.square(row_max * torch.square(row_max)))
     acc_factor = u1 / (1e-08 + u1 * row_sum)
 
     out = acc * acc_factor
-    live = _live_rows(rows, n_k, call, query)
     out = torch.where(live, out, 0.0).to(query.dtype)
     return (out, z1[..., 0], row_sum[..., 0], row_max[..., 0])
 
@@ -1036,15 +997,13 @@ def portable_backward(
         a1 = torch.log(head_dim) * torch.log(n)
         a3 = n * (1.0 / z1)
         a4 = torch.where(3.0 > i, 0.0, 1.0).to(dtype)
-        a7 = torch.square(row_max * torch.square(row_max * torch.square(row_max)))
-        a8 = 1.0 / torch.square(z1)
-        a9 = 15.0 * a7 * n * a8
-        a10 = a9 * (1.0 / (1e-08 + row_max * a7 * row_sum))
-        a11 = 1.0 / row_max
-        a15 = 15.0 * n * a11 * a8
+        a6 = torch.square(row_max * torch.square(row_max * torch.square(row_max)))
+        a7 = a6 * n * (1.0 / torch.square(z1))
+        a8 = 15.0 * delta
+        a9 = a7 * (1.0 / (1e-08 + row_max * a6 * row_sum))
+        a10 = 1.0 / row_max
 
-        adj1 = row
-        adj2 = row
+        adj = row
         for block, (first_key, last_key) in enumerate(spans):
             if _hidden(rows, (first_key, last_key), call):
                 continue
@@ -1054,27 +1013,24 @@ def portable_backward(
 
             a2 = _plain_softplus(a1 * qk)
             a5 = a3 * a2 - a4
-            a6 = a5 > 0.0
-            a12 = a11 * torch.relu(a5)
-            a13 = torch.square(a12 * torch.square(a12 * torch.square(a12)))
-            adj1_term = -torch.where(a6, a10 * dp * a13 * a2, 0.0)
-            adj2_term = -torch.where(a6, a15 * a13 * a2, 0.0)
+            a11 = a10 * torch.relu(a5)
+            a12 = a9 * (a8 - 15.0 * dp)
+            a13 = a5 > 0.0
+            a14 = a12 * torch.square(a11 * torch.square(a11 * torch.square(a11))) * a2
+            adj_term = torch.where(a13, a14, 0.0)
 
-            adj1 = adj1 + _shown(visible, adj1_term, 0.0).sum(-1, keepdim=True)
-            adj2 = adj2 + _shown(visible, adj2_term, 0.0).sum(-1, keepdim=True)
+            adj = adj + _shown(visible, adj_term, 0.0).sum(-1, keepdim=True)
         t1 = torch.square(row_max * torch.square(row_max * torch.square(row_max)))
         t2 = row_max * t1
         t3 = 1.0 / row_max
-        t4 = 1e-08 + t2 * row_sum
-        t5 = 1.0 / t4
-        t6 = 1.0 / z1
-        t7 = torch.log(head_dim) * torch.log(n)
-        t9 = n * t6
-        t10 = torch.where(3.0 > i, 0.0, 1.0).to(dtype)
-        t13 = t2 * t3 * t5
-        t17 = 15.0 * t1 * n * t6 * t5
-        t18 = adj1 - adj2 * delta * row_max * t1 / t4
-        t19 = 15.0 * delta * t1 * n * t6 * t5
+        t4 = 1.0 / (1e-08 + t2 * row_sum)
+        t5 = 1.0 / z1
+        t6 = torch.log(head_dim) * torch.log(n)
+        t8 = n * t5
+        t9 = torch.where(3.0 > i, 0.0, 1.0).to(dtype)
+        t12 = t2 * t3 * t4
+        t16 = 15.0 * t1 * n * t5 * t4
+        t17 = 15.0 * delta * t1 * n * t5 * t4
 
         dq_block = torch.zeros_like(q)
         for block, (first_key, last_key) in enumerate(spans):
@@ -1084,15 +1040,15 @@ def portable_backward(
             qk, dp = q @ k.mT, do @ v.mT
             visible = _visible(rows, (first_key, last_key), call, query)
 
-            t8 = t7 * qk
-            t11 = t9 * _plain_softplus(t8) - t10
-            t12 = torch.relu(t11)
-            t14 = t3 * t12
-            t15 = torch.square(t14 * torch.square(t14 * torch.square(t14)))
-            weight = t13 * t12 * t15
-            t16 = t11 > 0.0
-            t20 = t18 + torch.where(t16, t17 * dp * t15, 0.0)
-            dqk = t7 * (t20 - torch.where(t16, t19 * t15, 0.0)) * torch.sigmoid(t8)
+            t7 = t6 * qk
+            t10 = t8 * _plain_softplus(t7) - t9
+            t11 = torch.relu(t10)
+            t13 = t3 * t11
+            t14 = torch.square(t13 * torch.square(t13 * torch.square(t13)))
+            weight = t12 * t11 * t14
+            t15 = t10 > 0.0
+            t18 = adj + torch.where(t15, t16 * dp * t14, 0.0)
+            dqk = t6 * (t18 - torch.where(t15, t17 * t14, 0.0)) * torch.sigmoid(t7)
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)

@@ -116,6 +116,12 @@ def _settled(accumulator, CUDA: tl.constexpr):
     return accumulator
 
 
+@triton.jit
+def _any_positive(tile):
+    """Whether any element of a tile is positive."""
+    return tl.max(tl.max(tile, 1), 0) > 0.0
+
+
 @triton.jit(repr=_shown_as("relu_l1_forward"))
 def relu_l1_forward(
     q_ptr, k_ptr, v_ptr, out_ptr, z_ptr,
@@ -170,7 +176,8 @@ def relu_l1_forward(
             k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, edge)
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
 
-            z_term = tl.maximum(scale * qk, 0.0)
+            t1 = scale * qk
+            z_term = tl.maximum(t1, 0.0)
 
             if edge:
                 # One unsigned comparison: keys before the first are far beyond the last.
@@ -181,17 +188,19 @@ def relu_l1_forward(
             if edge:
                 z_seen = tl.where(visible, z_seen, 0.0)
             z = z + tl.sum(z_seen, 1)
-            v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
-            p = z_term
-            if edge:
-                p = tl.where(visible, p, 0.0)
-            if v.dtype == tl.float16:
-                # Before their division weights may leave float16's range; relative to the row's largest they don't.
-                acc_peak_old = acc_peak
-                acc_peak = tl.maximum(acc_peak_old, tl.max(tl.abs(p), 1))
-                acc = acc * (acc_peak_old / acc_peak)[:, None]
-                p = p * (1.0 / acc_peak)[:, None]
-            acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
+            if _any_positive(t1):  # elsewhere all weights are zero
+                v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
+                p = z_term
+                if edge:
+                    p = tl.where(visible, p, 0.0)
+                if v.dtype == tl.float16:
+                    # Before their division weights may leave float16's range; relative to the row's largest they don't.
+                    acc_peak_old = acc_peak
+                    acc_peak = tl.maximum(acc_peak_old, tl.max(tl.abs(p), 1))
+                    acc = acc * (acc_peak_old / acc_peak)[:, None]
+                    p = p * (1.0 / acc_peak)[:, None]
+                acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
+
     if v_ptr.dtype.element_ty == tl.float16:
         acc = acc * acc_peak[:, None]
 
@@ -265,21 +274,24 @@ def relu_l1_backward_query(
 
             keys = first_key + tl.arange(0, BLOCK_N)
             k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, edge)
-            v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-            dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            dqk = tl.where(scale * qk > 0.0, t1[:, None] * (dp - delta[:, None]), 0.0)
+            support = scale * qk
 
-            ds = dqk
-            if edge:
-                # One unsigned comparison: keys before the first are far beyond the last.
-                behind_first = (keys[None, :] - visible_from[:, None]).to(tl.uint32)
-                visible = behind_first < visible_count.to(tl.uint32)[:, None]
+            if _any_positive(support):  # elsewhere weights and gradients are zero
+                v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
+                dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
+                dqk = tl.where(support > 0.0, t1[:, None] * (dp - delta[:, None]), 0.0)
 
-                ds = tl.where(visible, ds, 0.0)
-            if dq_ptr is not None:
-                dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
+                ds = dqk
+                if edge:
+                    # One unsigned comparison: keys before the first are far beyond the last.
+                    behind_first = (keys[None, :] - visible_from[:, None]).to(tl.uint32)
+                    visible = behind_first < visible_count.to(tl.uint32)[:, None]
+
+                    ds = tl.where(visible, ds, 0.0)
+                if dq_ptr is not None:
+                    dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
 
     # Epilogue
 
@@ -341,9 +353,7 @@ def relu_l1_backward_key(
 
                 rows = first_row + tl.arange(0, BLOCK_M)
                 q = _tile(q_base, first_row, n_q, q_stride_n, q_stride_d, BLOCK_M, BLOCK_D, HEAD_DIM, edge)
-                do = _tile(do_base, first_row, n_q, do_stride_n, do_stride_d, BLOCK_M, BLOCK_DV, VALUE_DIM, edge)
                 qk = tl.dot(k, tl.trans(q), input_precision=PRECISION)
-                dp = tl.dot(v, tl.trans(do), input_precision=PRECISION)
                 positions = rows + offset
                 visible_from = tl.maximum(positions - left, 0)
                 visible_count = tl.maximum(tl.minimum(positions + right + 1, n_k) - visible_from, 0)
@@ -351,25 +361,29 @@ def relu_l1_backward_key(
 
                 z = tl.load(z_ptr + row + rows, mask=rows < n_q, other=0.0)
                 delta = tl.load(delta_ptr + row + rows, mask=rows < n_q, other=0.0)
-                t1 = 1.0 / (1e-06 + z)
-                t2 = scale * qk
-                weight = t1[None, :] * tl.maximum(t2, 0.0)
-                t3 = scale * t1
-                dqk = tl.where(t2 > 0.0, t3[None, :] * (dp - delta[None, :]), 0.0)
+                support = scale * qk
 
-                p = weight
-                ds = dqk
-                if edge:
-                    # One unsigned comparison: keys before the first are far beyond the last.
-                    behind_first = (keys[:, None] - visible_from[None, :]).to(tl.uint32)
-                    visible = behind_first < visible_count.to(tl.uint32)[None, :]
+                if _any_positive(support):  # elsewhere weights and gradients are zero
+                    do = _tile(do_base, first_row, n_q, do_stride_n, do_stride_d, BLOCK_M, BLOCK_DV, VALUE_DIM, edge)
+                    dp = tl.dot(v, tl.trans(do), input_precision=PRECISION)
+                    t1 = 1.0 / (1e-06 + z)
+                    weight = t1[None, :] * tl.maximum(support, 0.0)
+                    t2 = scale * t1
+                    dqk = tl.where(support > 0.0, t2[None, :] * (dp - delta[None, :]), 0.0)
 
-                    p = tl.where(visible, p, 0.0)
-                    ds = tl.where(visible, ds, 0.0)
-                if dv_ptr is not None:
-                    dv = tl.dot(p.to(do.dtype), do, dv, input_precision=PRECISION)
-                if dk_ptr is not None:
-                    dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)
+                    p = weight
+                    ds = dqk
+                    if edge:
+                        # One unsigned comparison: keys before the first are far beyond the last.
+                        behind_first = (keys[:, None] - visible_from[None, :]).to(tl.uint32)
+                        visible = behind_first < visible_count.to(tl.uint32)[None, :]
+
+                        p = tl.where(visible, p, 0.0)
+                        ds = tl.where(visible, ds, 0.0)
+                    if dv_ptr is not None:
+                        dv = tl.dot(p.to(do.dtype), do, dv, input_precision=PRECISION)
+                    if dk_ptr is not None:
+                        dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)
     key_row = tl.cast(batch_kv_head, tl.int64) * n_k
 
     if dk_ptr is not None:
@@ -724,6 +738,7 @@ def _portable_rows(
     step = _portable_tile(query, value, call).block_n
     begin, end = _key_range(first_row, last_row, n_k, call)
     q = query[:, :, first_row:last_row].to(dtype)
+    live = _live_rows(rows, n_k, call, query)
     scale = torch.full((), call.scale, dtype=dtype, device=query.device)
 
     row = q.new_zeros(*q.shape[:3], 1)
@@ -736,7 +751,8 @@ def _portable_rows(
         qk = q @ k.mT
         visible = _visible(rows, (first_key, last_key), call, query)
 
-        z_term = torch.relu(scale * qk)
+        t1 = scale * qk
+        z_term = torch.relu(t1)
 
         z = z + _shown(visible, z_term, 0.0).sum(-1, keepdim=True)
         v = _heads_of(value, first_key, last_key, group, dtype)
@@ -745,7 +761,6 @@ def _portable_rows(
     acc_factor = 1.0 / (1e-06 + z)
 
     out = acc * acc_factor
-    live = _live_rows(rows, n_k, call, query)
     out = torch.where(live, out, 0.0).to(query.dtype)
     return (out, z[..., 0])
 

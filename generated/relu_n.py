@@ -117,6 +117,12 @@ def _settled(accumulator, CUDA: tl.constexpr):
     return accumulator
 
 
+@triton.jit
+def _any_positive(tile):
+    """Whether any element of a tile is positive."""
+    return tl.max(tl.max(tile, 1), 0) > 0.0
+
+
 @triton.jit(repr=_shown_as("relu_n_forward"))
 def relu_n_forward(
     q_ptr, k_ptr, v_ptr, out_ptr, length_in_ptr,
@@ -173,24 +179,27 @@ def relu_n_forward(
             k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, edge)
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
 
-            acc_weight = tl.maximum(scale * qk, 0.0)
+            t1 = scale * qk
+            acc_weight = tl.maximum(t1, 0.0)
 
             if edge:
                 # One unsigned comparison: keys before the first are far beyond the last.
                 behind_first = (keys[None, :] - visible_from[:, None]).to(tl.uint32)
                 visible = behind_first < visible_count.to(tl.uint32)[:, None]
 
-            v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
-            p = acc_weight
-            if edge:
-                p = tl.where(visible, p, 0.0)
-            if v.dtype == tl.float16:
-                # Before their division weights may leave float16's range; relative to the row's largest they don't.
-                acc_peak_old = acc_peak
-                acc_peak = tl.maximum(acc_peak_old, tl.max(tl.abs(p), 1))
-                acc = acc * (acc_peak_old / acc_peak)[:, None]
-                p = p * (1.0 / acc_peak)[:, None]
-            acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
+            if _any_positive(t1):  # elsewhere all weights are zero
+                v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
+                p = acc_weight
+                if edge:
+                    p = tl.where(visible, p, 0.0)
+                if v.dtype == tl.float16:
+                    # Before their division weights may leave float16's range; relative to the row's largest they don't.
+                    acc_peak_old = acc_peak
+                    acc_peak = tl.maximum(acc_peak_old, tl.max(tl.abs(p), 1))
+                    acc = acc * (acc_peak_old / acc_peak)[:, None]
+                    p = p * (1.0 / acc_peak)[:, None]
+                acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
+
     if v_ptr.dtype.element_ty == tl.float16:
         acc = acc * acc_peak[:, None]
 
@@ -262,21 +271,24 @@ def relu_n_backward_query(
 
             keys = first_key + tl.arange(0, BLOCK_N)
             k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, edge)
-            v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-            dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            dqk = tl.where(scale * qk > 0.0, t1[:, None] * dp, 0.0)
+            support = scale * qk
 
-            ds = dqk
-            if edge:
-                # One unsigned comparison: keys before the first are far beyond the last.
-                behind_first = (keys[None, :] - visible_from[:, None]).to(tl.uint32)
-                visible = behind_first < visible_count.to(tl.uint32)[:, None]
+            if _any_positive(support):  # elsewhere weights and gradients are zero
+                v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
+                dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
+                dqk = tl.where(support > 0.0, t1[:, None] * dp, 0.0)
 
-                ds = tl.where(visible, ds, 0.0)
-            if dq_ptr is not None:
-                dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
+                ds = dqk
+                if edge:
+                    # One unsigned comparison: keys before the first are far beyond the last.
+                    behind_first = (keys[None, :] - visible_from[:, None]).to(tl.uint32)
+                    visible = behind_first < visible_count.to(tl.uint32)[:, None]
+
+                    ds = tl.where(visible, ds, 0.0)
+                if dq_ptr is not None:
+                    dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
 
     # Epilogue
 
@@ -336,9 +348,7 @@ def relu_n_backward_key(
 
                 rows = first_row + tl.arange(0, BLOCK_M)
                 q = _tile(q_base, first_row, n_q, q_stride_n, q_stride_d, BLOCK_M, BLOCK_D, HEAD_DIM, edge)
-                do = _tile(do_base, first_row, n_q, do_stride_n, do_stride_d, BLOCK_M, BLOCK_DV, VALUE_DIM, edge)
                 qk = tl.dot(k, tl.trans(q), input_precision=PRECISION)
-                dp = tl.dot(v, tl.trans(do), input_precision=PRECISION)
                 positions = rows + offset
                 visible_from = tl.maximum(positions - left, 0)
                 visible_count = tl.maximum(tl.minimum(positions + right + 1, n_k) - visible_from, 0)
@@ -347,25 +357,29 @@ def relu_n_backward_key(
                 length_in_base = length_in_ptr
                 length_in = _vector(length_in_base, rows, n_q, length_in_stride_query)
 
-                t1 = 1.0 / length_in
-                t2 = scale * qk
-                weight = t1[None, :] * tl.maximum(t2, 0.0)
-                t3 = scale * t1
-                dqk = tl.where(t2 > 0.0, t3[None, :] * dp, 0.0)
+                support = scale * qk
 
-                p = weight
-                ds = dqk
-                if edge:
-                    # One unsigned comparison: keys before the first are far beyond the last.
-                    behind_first = (keys[:, None] - visible_from[None, :]).to(tl.uint32)
-                    visible = behind_first < visible_count.to(tl.uint32)[None, :]
+                if _any_positive(support):  # elsewhere weights and gradients are zero
+                    do = _tile(do_base, first_row, n_q, do_stride_n, do_stride_d, BLOCK_M, BLOCK_DV, VALUE_DIM, edge)
+                    dp = tl.dot(v, tl.trans(do), input_precision=PRECISION)
+                    t1 = 1.0 / length_in
+                    weight = t1[None, :] * tl.maximum(support, 0.0)
+                    t2 = scale * t1
+                    dqk = tl.where(support > 0.0, t2[None, :] * dp, 0.0)
 
-                    p = tl.where(visible, p, 0.0)
-                    ds = tl.where(visible, ds, 0.0)
-                if dv_ptr is not None:
-                    dv = tl.dot(p.to(do.dtype), do, dv, input_precision=PRECISION)
-                if dk_ptr is not None:
-                    dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)
+                    p = weight
+                    ds = dqk
+                    if edge:
+                        # One unsigned comparison: keys before the first are far beyond the last.
+                        behind_first = (keys[:, None] - visible_from[None, :]).to(tl.uint32)
+                        visible = behind_first < visible_count.to(tl.uint32)[None, :]
+
+                        p = tl.where(visible, p, 0.0)
+                        ds = tl.where(visible, ds, 0.0)
+                    if dv_ptr is not None:
+                        dv = tl.dot(p.to(do.dtype), do, dv, input_precision=PRECISION)
+                    if dk_ptr is not None:
+                        dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)
     key_row = tl.cast(batch_kv_head, tl.int64) * n_k
 
     if dk_ptr is not None:
@@ -717,6 +731,7 @@ def _portable_rows(
     step = _portable_tile(query, value, call).block_n
     begin, end = _key_range(first_row, last_row, n_k, call)
     q = query[:, :, first_row:last_row].to(dtype)
+    live = _live_rows(rows, n_k, call, query)
     scale = torch.full((), call.scale, dtype=dtype, device=query.device)
 
     length_in = views[0][:, :, first_row:last_row]
@@ -728,7 +743,8 @@ def _portable_rows(
         qk = q @ k.mT
         visible = _visible(rows, (first_key, last_key), call, query)
 
-        acc_weight = torch.relu(scale * qk)
+        t1 = scale * qk
+        acc_weight = torch.relu(t1)
 
         v = _heads_of(value, first_key, last_key, group, dtype)
         acc = acc + _shown(visible, acc_weight, 0.0) @ v
@@ -736,7 +752,6 @@ def _portable_rows(
     acc_factor = 1.0 / length_in
 
     out = acc * acc_factor
-    live = _live_rows(rows, n_k, call, query)
     out = torch.where(live, out, 0.0).to(query.dtype)
     return (out,)
 

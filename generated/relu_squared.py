@@ -15,7 +15,7 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = relu(qk * scale / n_k) ** 2
-    dqk = where(qk * scale / n_k > 0, 2 * dp * scale * relu(qk * scale / n_k) / n_k, 0)
+    dqk = 2 * dp * scale * relu(qk * scale / n_k) / n_k
     dq = sum over keys of dqk k; dk = sum over queries of dqk q; dv = sum over queries of p do
 """
 
@@ -121,6 +121,12 @@ def _square(x):
     return x * x
 
 
+@triton.jit
+def _any_positive(tile):
+    """Whether any element of a tile is positive."""
+    return tl.max(tl.max(tile, 1), 0) > 0.0
+
+
 @triton.jit(repr=_shown_as("relu_squared_forward"))
 def relu_squared_forward(
     q_ptr, k_ptr, v_ptr, out_ptr,
@@ -177,18 +183,20 @@ def relu_squared_forward(
             k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, edge)
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
 
-            acc_weight = _square(tl.maximum(t1 * qk, 0.0))
+            t2 = t1 * qk
+            acc_weight = _square(tl.maximum(t2, 0.0))
 
             if edge:
                 # One unsigned comparison: keys before the first are far beyond the last.
                 behind_first = (keys[None, :] - visible_from[:, None]).to(tl.uint32)
                 visible = behind_first < visible_count.to(tl.uint32)[:, None]
 
-            v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
-            p = acc_weight
-            if edge:
-                p = tl.where(visible, p, 0.0)
-            acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
+            if _any_positive(t2):  # elsewhere all weights are zero
+                v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
+                p = acc_weight
+                if edge:
+                    p = tl.where(visible, p, 0.0)
+                acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
 
     # Epilogue. A row that sees no key is zero whatever its statistics are.
 
@@ -241,9 +249,7 @@ def relu_squared_backward_query(
 
     key_count = tl.cast(n_k, tl.float32)
 
-    t1 = 1.0 / key_count
-    t2 = scale * t1
-    t4 = 2.0 * scale * t1
+    t1 = scale * (1.0 / key_count)
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
@@ -258,26 +264,30 @@ def relu_squared_backward_query(
 
             keys = first_key + tl.arange(0, BLOCK_N)
             k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, edge)
-            v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-            dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            t3 = t2 * qk
-            dqk = tl.where(t3 > 0.0, t4 * dp * tl.maximum(t3, 0.0), 0.0)
+            support = t1 * qk
 
-            ds = dqk
-            if edge:
-                # One unsigned comparison: keys before the first are far beyond the last.
-                behind_first = (keys[None, :] - visible_from[:, None]).to(tl.uint32)
-                visible = behind_first < visible_count.to(tl.uint32)[:, None]
+            if _any_positive(support):  # elsewhere weights and gradients are zero
+                v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
+                dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
+                dqk = dp * tl.maximum(support, 0.0)
 
-                ds = tl.where(visible, ds, 0.0)
-            if dq_ptr is not None:
-                dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
+                ds = dqk
+                if edge:
+                    # One unsigned comparison: keys before the first are far beyond the last.
+                    behind_first = (keys[None, :] - visible_from[:, None]).to(tl.uint32)
+                    visible = behind_first < visible_count.to(tl.uint32)[:, None]
+
+                    ds = tl.where(visible, ds, 0.0)
+                if dq_ptr is not None:
+                    dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
 
     # Epilogue
+    factor = 2.0 * scale / key_count
 
     if dq_ptr is not None:
+        dq = dq * (factor)
         _store_tile(dq_ptr + row * HEAD_DIM, first_row, n_q, HEAD_DIM, dq, BLOCK_M, BLOCK_D, HEAD_DIM)
 
 
@@ -321,9 +331,7 @@ def relu_squared_backward_key(
         q_base = _head(q_ptr, batch, q_stride_b, q_head, q_stride_h)
         do_base = _head(do_ptr, batch, do_stride_b, q_head, do_stride_h)
 
-        t1 = 1.0 / key_count
-        t2 = scale * t1
-        t5 = 2.0 * scale * t1
+        t1 = scale * (1.0 / key_count)
 
         for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
             begin = first_edge if edge else first_full
@@ -338,35 +346,39 @@ def relu_squared_backward_key(
 
                 rows = first_row + tl.arange(0, BLOCK_M)
                 q = _tile(q_base, first_row, n_q, q_stride_n, q_stride_d, BLOCK_M, BLOCK_D, HEAD_DIM, edge)
-                do = _tile(do_base, first_row, n_q, do_stride_n, do_stride_d, BLOCK_M, BLOCK_DV, VALUE_DIM, edge)
                 qk = tl.dot(k, tl.trans(q), input_precision=PRECISION)
-                dp = tl.dot(v, tl.trans(do), input_precision=PRECISION)
                 positions = rows + offset
                 visible_from = tl.maximum(positions - left, 0)
                 visible_count = tl.maximum(tl.minimum(positions + right + 1, n_k) - visible_from, 0)
                 visible_count = tl.where(rows < n_q, visible_count, 0)
 
-                t3 = t2 * qk
-                t4 = tl.maximum(t3, 0.0)
-                weight = _square(t4)
-                dqk = tl.where(t3 > 0.0, t5 * dp * t4, 0.0)
+                support = t1 * qk
 
-                p = weight
-                ds = dqk
-                if edge:
-                    # One unsigned comparison: keys before the first are far beyond the last.
-                    behind_first = (keys[:, None] - visible_from[None, :]).to(tl.uint32)
-                    visible = behind_first < visible_count.to(tl.uint32)[None, :]
+                if _any_positive(support):  # elsewhere weights and gradients are zero
+                    do = _tile(do_base, first_row, n_q, do_stride_n, do_stride_d, BLOCK_M, BLOCK_DV, VALUE_DIM, edge)
+                    dp = tl.dot(v, tl.trans(do), input_precision=PRECISION)
+                    t2 = tl.maximum(support, 0.0)
+                    weight = _square(t2)
+                    dqk = dp * t2
 
-                    p = tl.where(visible, p, 0.0)
-                    ds = tl.where(visible, ds, 0.0)
-                if dv_ptr is not None:
-                    dv = tl.dot(p.to(do.dtype), do, dv, input_precision=PRECISION)
-                if dk_ptr is not None:
-                    dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)
+                    p = weight
+                    ds = dqk
+                    if edge:
+                        # One unsigned comparison: keys before the first are far beyond the last.
+                        behind_first = (keys[:, None] - visible_from[None, :]).to(tl.uint32)
+                        visible = behind_first < visible_count.to(tl.uint32)[None, :]
+
+                        p = tl.where(visible, p, 0.0)
+                        ds = tl.where(visible, ds, 0.0)
+                    if dv_ptr is not None:
+                        dv = tl.dot(p.to(do.dtype), do, dv, input_precision=PRECISION)
+                    if dk_ptr is not None:
+                        dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)
     key_row = tl.cast(batch_kv_head, tl.int64) * n_k
+    factor = 2.0 * scale / key_count
 
     if dk_ptr is not None:
+        dk = dk * (factor)
         _store_tile(dk_ptr + key_row * HEAD_DIM, first_key, n_k, HEAD_DIM, dk, BLOCK_N, BLOCK_D, HEAD_DIM)
     if dv_ptr is not None:
         _store_tile(dv_ptr + key_row * VALUE_DIM, first_key, n_k, VALUE_DIM, dv, BLOCK_N, BLOCK_DV, VALUE_DIM)
@@ -715,6 +727,7 @@ def _portable_rows(
     step = _portable_tile(query, value, call).block_n
     begin, end = _key_range(first_row, last_row, n_k, call)
     q = query[:, :, first_row:last_row].to(dtype)
+    live = _live_rows(rows, n_k, call, query)
     scale = torch.full((), call.scale, dtype=dtype, device=query.device)
     key_count = torch.full((), n_k, dtype=dtype, device=query.device)
 
@@ -727,13 +740,13 @@ def _portable_rows(
         qk = q @ k.mT
         visible = _visible(rows, (first_key, last_key), call, query)
 
-        acc_weight = torch.square(torch.relu(t1 * qk))
+        t2 = t1 * qk
+        acc_weight = torch.square(torch.relu(t2))
 
         v = _heads_of(value, first_key, last_key, group, dtype)
         acc = acc + _shown(visible, acc_weight, 0.0) @ v
 
     out = acc
-    live = _live_rows(rows, n_k, call, query)
     out = torch.where(live, out, 0.0).to(query.dtype)
     return (out,)
 
@@ -765,7 +778,7 @@ def portable_backward(
 
         t1 = 1.0 / key_count
         t2 = scale * t1
-        t5 = 2.0 * scale * t1
+        t4 = 2.0 * scale * t1
 
         dq_block = torch.zeros_like(q)
         for block, (first_key, last_key) in enumerate(spans):
@@ -775,10 +788,9 @@ def portable_backward(
             qk, dp = q @ k.mT, do @ v.mT
             visible = _visible(rows, (first_key, last_key), call, query)
 
-            t3 = t2 * qk
-            t4 = torch.relu(t3)
-            weight = torch.square(t4)
-            dqk = torch.where(t3 > 0.0, t5 * dp * t4, 0.0)
+            t3 = torch.relu(t2 * qk)
+            weight = torch.square(t3)
+            dqk = t4 * dp * t3
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)

@@ -22,11 +22,10 @@ Forward, 2 passes over the keys:
     o = acc * (1 / row_sum)
 
 Backward:
-    adj1 = sum(-where(t + qk * scale - extreme > 0, dp * exp(qk * scale - lse), 0))
-    adj2 = sum(-where(t + qk * scale - extreme > 0, exp(qk * scale - lse), 0))
-    adj3 = sum(where(attains(qk * scale, extreme), 1, 0))
+    adj1 = sum(where(t + qk * scale - extreme > 0, (delta - dp) * exp(qk * scale - lse), 0))
+    adj2 = sum(where(attains(qk * scale, extreme), 1, 0))
     p = exp(qk * scale - lse) * relu(t + qk * scale - extreme)
-    dqk = (dp - delta) * (scale * relu(t + qk * scale - extreme) + where(t + qk * scale - extreme > 0, scale, 0)) * exp(qk * scale - lse) + where(attains(qk * scale, extreme), scale * (adj1 - adj2 * delta) / adj3, 0)
+    dqk = (dp - delta) * (scale * relu(t + qk * scale - extreme) + where(t + qk * scale - extreme > 0, scale, 0)) * exp(qk * scale - lse) + where(attains(qk * scale, extreme), adj1 * scale / adj2, 0)
     dq = sum over keys of dqk k; dk = sum over queries of dqk q; dv = sum over queries of p do
     d_t = sum(where(t + qk * scale - extreme > 0, (dp - delta) * exp(qk * scale - lse), 0))
     gradient of t: d_t
@@ -254,6 +253,7 @@ def t_softmax_forward(
                 p = tl.where(visible, p, 0.0)
             acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
             row_max = row_max_kept
+
     row_max = tl.where(row_max == float("-inf"), 0.0, row_max)
     lse = row_max + tl.log(row_sum)
 
@@ -273,7 +273,7 @@ def t_softmax_forward(
 @triton.jit(repr=_shown_as("t_softmax_backward_query"))
 def t_softmax_backward_query(
     do_ptr, q_ptr, k_ptr, v_ptr, t_in_ptr, out_ptr, extreme_ptr, lse_ptr,
-    dq_ptr, delta_ptr, adj1_ptr, adj2_ptr, adj3_ptr, d_t_in_ptr,
+    dq_ptr, delta_ptr, adj1_ptr, adj2_ptr, d_t_in_ptr,
     do_stride_b, do_stride_h, do_stride_n: tl.constexpr, do_stride_d: tl.constexpr, q_stride_b, q_stride_h, q_stride_n: tl.constexpr, q_stride_d: tl.constexpr,
     k_stride_b, k_stride_h, k_stride_n: tl.constexpr, k_stride_d: tl.constexpr, v_stride_b, v_stride_h, v_stride_n: tl.constexpr, v_stride_d: tl.constexpr, t_in_stride_head,
     heads, group, n_q, n_k, scale, left, right, offset,
@@ -320,12 +320,11 @@ def t_softmax_backward_query(
 
     # A pass of its own for the row adjoints
     a2 = t_in - extreme
-    a4 = LOG2E * scale
-    a5 = LOG2E * lse
+    a3 = LOG2E * scale
+    a4 = LOG2E * lse
 
     adj1 = tl.zeros([BLOCK_M], tl.float32)
     adj2 = tl.zeros([BLOCK_M], tl.float32)
-    adj3 = tl.zeros([BLOCK_M], tl.float32)
     for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
         begin = first_edge if edge else first_full
         end = last_edge - (last_full - first_full) if edge else last_full
@@ -342,11 +341,9 @@ def t_softmax_backward_query(
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
             a1 = scale * qk
-            a3 = a2[:, None] + a1 > 0.0
-            a6 = tl.exp2(a4 * qk - a5[:, None])
-            adj1_term = -tl.where(a3, dp * a6, 0.0)
-            adj2_term = -tl.where(a3, a6, 0.0)
-            adj3_term = tl.where(_attains(a1, extreme[:, None]), 1.0, 0.0)
+            a5 = a2[:, None] + a1 > 0.0
+            adj1_term = tl.where(a5, (delta[:, None] - dp) * tl.exp2(a3 * qk - a4[:, None]), 0.0)
+            adj2_term = tl.where(_attains(a1, extreme[:, None]), 1.0, 0.0)
 
             if edge:
                 # One unsigned comparison: keys before the first are far beyond the last.
@@ -361,15 +358,11 @@ def t_softmax_backward_query(
             if edge:
                 adj2_seen = tl.where(visible, adj2_seen, 0.0)
             adj2 += tl.sum(adj2_seen, 1)
-            adj3_seen = adj3_term
-            if edge:
-                adj3_seen = tl.where(visible, adj3_seen, 0.0)
-            adj3 += tl.sum(adj3_seen, 1)
 
     t3 = t_in - extreme
     t6 = LOG2E * scale
     t7 = LOG2E * lse
-    t9 = scale * (adj1 - adj2 * delta) / adj3
+    t9 = scale * adj1 / adj2
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     d_t = tl.zeros([BLOCK_M], tl.float32)
@@ -419,7 +412,6 @@ def t_softmax_backward_query(
     tl.store(delta_ptr + row + rows, delta, mask=rows < n_q)
     tl.store(adj1_ptr + row + rows, adj1, mask=rows < n_q)
     tl.store(adj2_ptr + row + rows, adj2, mask=rows < n_q)
-    tl.store(adj3_ptr + row + rows, adj3, mask=rows < n_q)
     d_t_in = tl.where(visible_count > 0, d_t, 0.0)
     if d_t_in_ptr is not None:
         tl.store(d_t_in_ptr + row + rows, d_t_in, mask=rows < n_q)
@@ -427,7 +419,7 @@ def t_softmax_backward_query(
 
 @triton.jit(repr=_shown_as("t_softmax_backward_key"))
 def t_softmax_backward_key(
-    do_ptr, q_ptr, k_ptr, v_ptr, t_in_ptr, extreme_ptr, lse_ptr, delta_ptr, adj1_ptr, adj2_ptr, adj3_ptr,
+    do_ptr, q_ptr, k_ptr, v_ptr, t_in_ptr, extreme_ptr, lse_ptr, delta_ptr, adj1_ptr, adj2_ptr,
     dk_ptr, dv_ptr,
     do_stride_b, do_stride_h, do_stride_n: tl.constexpr, do_stride_d: tl.constexpr, q_stride_b, q_stride_h, q_stride_n: tl.constexpr, q_stride_d: tl.constexpr,
     k_stride_b, k_stride_h, k_stride_n: tl.constexpr, k_stride_d: tl.constexpr, v_stride_b, v_stride_h, v_stride_n: tl.constexpr, v_stride_d: tl.constexpr, t_in_stride_head,
@@ -495,7 +487,6 @@ def t_softmax_backward_key(
                 delta = tl.load(delta_ptr + row + rows, mask=rows < n_q, other=0.0)
                 adj1 = tl.load(adj1_ptr + row + rows, mask=rows < n_q, other=0.0)
                 adj2 = tl.load(adj2_ptr + row + rows, mask=rows < n_q, other=0.0)
-                adj3 = tl.load(adj3_ptr + row + rows, mask=rows < n_q, other=0.0)
                 t2 = LOG2E * lse
                 t3 = tl.exp2(t1 * qk - t2[None, :])
                 t4 = scale * qk
@@ -504,7 +495,7 @@ def t_softmax_backward_key(
                 t7 = tl.maximum(t6, 0.0)
                 weight = t3 * t7
                 t8 = (dp - delta[None, :]) * (scale * t7 + tl.where(t6 > 0.0, scale, 0.0))
-                t9 = scale * (adj1 - adj2 * delta) / adj3
+                t9 = scale * adj1 / adj2
                 dqk = t8 * t3 + tl.where(_attains(t4, extreme[None, :]), t9[None, :], 0.0)
 
                 p = weight
@@ -777,20 +768,19 @@ def launch_backward(
     delta = _rows(query)
     adj1 = _rows(query)
     adj2 = _rows(query)
-    adj3 = _rows(query)
     strides = (*d_out.stride(), *query.stride(), *key.stride(), *value.stride())
     sizes = (heads, heads // kv_heads, n_q, n_k, call.scale, call.left, call.right, call.offset)
     # dV alone needs nothing that this kernel hands over.
     if wants_q or wants_k or wants_t:
         constants = _constants("backward_query", query, value, call)
         t_softmax_backward_query[(triton.cdiv(n_q, constants["BLOCK_M"]) * batch * heads,)](
-            d_out, query, key, value, inputs[0], out, *saved, dq, delta, adj1, adj2, adj3, d_t_in,
+            d_out, query, key, value, inputs[0], out, *saved, dq, delta, adj1, adj2, d_t_in,
             *strides, *_strides(((0, (0, )), ), inputs), *sizes, **constants,
         )  # fmt: skip
     if wants_k or wants_v:
         constants = _constants("backward_key", query, value, call)
         t_softmax_backward_key[(triton.cdiv(n_k, constants["BLOCK_N"]) * batch * kv_heads,)](
-            d_out, query, key, value, inputs[0], saved[0], saved[1], delta, adj1, adj2, adj3, dk, dv,
+            d_out, query, key, value, inputs[0], saved[0], saved[1], delta, adj1, adj2, dk, dv,
             *strides, *_strides(((0, (0, )), ), inputs), *sizes, **constants,
         )  # fmt: skip
     return dq, dk, dv, d_t_in
@@ -883,6 +873,7 @@ def _portable_rows(
     step = _portable_tile(query, value, call).block_n
     begin, end = _key_range(first_row, last_row, n_k, call)
     q = query[:, :, first_row:last_row].to(dtype)
+    live = _live_rows(rows, n_k, call, query)
     scale = torch.full((), call.scale, dtype=dtype, device=query.device)
     t_in = views[0]
 
@@ -926,13 +917,13 @@ def _portable_rows(
         v = _heads_of(value, first_key, last_key, group, dtype)
         acc = acc * row_max_rescale + _shown(visible, row_sum_term, 0.0) @ v
         row_max = row_max_kept
+
     row_max = torch.where(row_max == -math.inf, 0.0, row_max)
     lse = row_max + torch.log(row_sum)
 
     acc_factor = 1.0 / row_sum
 
     out = acc * acc_factor
-    live = _live_rows(rows, n_k, call, query)
     out = torch.where(live, out, 0.0).to(query.dtype)
     return (out, extreme[..., 0], lse[..., 0])
 
@@ -974,7 +965,6 @@ def portable_backward(
 
         adj1 = row
         adj2 = row
-        adj3 = row
         for block, (first_key, last_key) in enumerate(spans):
             if _hidden(rows, (first_key, last_key), call):
                 continue
@@ -984,16 +974,13 @@ def portable_backward(
 
             a1 = scale * qk
             a3 = a2 + a1 > 0.0
-            a4 = torch.exp(a1 - lse)
-            adj1_term = -torch.where(a3, dp * a4, 0.0)
-            adj2_term = -torch.where(a3, a4, 0.0)
-            adj3_term = torch.where(_plain_attains(a1, extreme), 1.0, 0.0).to(dtype)
+            adj1_term = torch.where(a3, (delta - dp) * torch.exp(a1 - lse), 0.0)
+            adj2_term = torch.where(_plain_attains(a1, extreme), 1.0, 0.0).to(dtype)
 
             adj1 = adj1 + _shown(visible, adj1_term, 0.0).sum(-1, keepdim=True)
             adj2 = adj2 + _shown(visible, adj2_term, 0.0).sum(-1, keepdim=True)
-            adj3 = adj3 + _shown(visible, adj3_term, 0.0).sum(-1, keepdim=True)
         t3 = t_in - extreme
-        t8 = scale * (adj1 - adj2 * delta) / adj3
+        t8 = scale * adj1 / adj2
 
         d_t = row
         dq_block = torch.zeros_like(q)

@@ -223,6 +223,7 @@ def temperature_alibi_forward(
                 p = tl.where(visible, p, 0.0)
             acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
             row_max = row_max_kept
+
     row_max = tl.where(row_max == float("-inf"), 0.0, row_max)
     lse = row_max + tl.log(row_sum)
 
@@ -311,6 +312,7 @@ def temperature_alibi_backward_query(
             v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
+
             j = keys.to(tl.float32)
 
             t1 = dp - delta[:, None]
@@ -802,6 +804,7 @@ def _portable_rows(
     step = _portable_tile(query, value, call).block_n
     begin, end = _key_range(first_row, last_row, n_k, call)
     q = query[:, :, first_row:last_row].to(dtype)
+    live = _live_rows(rows, n_k, call, query)
     scale = torch.full((), call.scale, dtype=dtype, device=query.device)
     slope_in = views[1]
 
@@ -837,13 +840,13 @@ def _portable_rows(
         v = _heads_of(value, first_key, last_key, group, dtype)
         acc = acc * row_max_rescale + _shown(visible, row_sum_term, 0.0) @ v
         row_max = row_max_kept
+
     row_max = torch.where(row_max == -math.inf, 0.0, row_max)
     lse = row_max + torch.log(row_sum)
 
     acc_factor = 1.0 / row_sum
 
     out = acc * acc_factor
-    live = _live_rows(rows, n_k, call, query)
     out = torch.where(live, out, 0.0).to(query.dtype)
     return (out, lse[..., 0])
 

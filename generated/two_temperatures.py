@@ -259,6 +259,7 @@ def two_temperatures_forward(
             acc2 = tl.dot(p.to(v.dtype), v, acc2, input_precision=PRECISION)
             row_max1 = row_max1_kept
             row_max2 = row_max2_kept
+
     row_max1 = tl.where(row_max1 == float("-inf"), 0.0, row_max1)
     row_max2 = tl.where(row_max2 == float("-inf"), 0.0, row_max2)
     lse = row_max1 + tl.log(row_sum1)
@@ -890,6 +891,7 @@ def _portable_rows(
     step = _portable_tile(query, value, call).block_n
     begin, end = _key_range(first_row, last_row, n_k, call)
     q = query[:, :, first_row:last_row].to(dtype)
+    live = _live_rows(rows, n_k, call, query)
     scale = torch.full((), call.scale, dtype=dtype, device=query.device)
     cold_in = views[0]
     warm_in = views[1]
@@ -933,6 +935,7 @@ def _portable_rows(
         acc2 = acc2 * row_max2_rescale + _shown(visible, row_sum2_term, 0.0) @ v
         row_max1 = row_max1_kept
         row_max2 = row_max2_kept
+
     row_max1 = torch.where(row_max1 == -math.inf, 0.0, row_max1)
     row_max2 = torch.where(row_max2 == -math.inf, 0.0, row_max2)
     lse = row_max1 + torch.log(row_sum1)
@@ -941,7 +944,6 @@ def _portable_rows(
     acc2_factor = warm_in / row_sum2
 
     out = acc1 * acc1_factor + acc2 * acc2_factor
-    live = _live_rows(rows, n_k, call, query)
     out = torch.where(live, out, 0.0).to(query.dtype)
     return (out, lse[..., 0], row_sum2[..., 0], row_max1[..., 0], row_max2[..., 0], acc2, acc1)
 

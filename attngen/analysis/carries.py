@@ -12,6 +12,7 @@ from attngen.analysis import functions as fn
 from attngen.analysis import symbolic as sy
 from attngen.analysis.functions import Sym
 from attngen.analysis.passes import Staged
+from attngen.analysis.roots import root_name
 from attngen.analysis.separate import Scope
 from attngen.analysis.stabilize import Scaled, plain, scaled
 from attngen.analysis.symbolic import Statistic
@@ -143,6 +144,11 @@ def derive_carries(staged: Staged) -> Carries:
 
 def _add_statistic(result: Carries, statistic: Statistic, index: int, staged: Staged) -> None:
     pass_index = staged.pass_of[statistic.symbol]
+    if statistic.implicit is not None:
+        result.known[statistic.symbol] = root_name(statistic.implicit)
+        carry = SymbolicCarry(root_name(statistic.implicit), "root", fn.ZERO, pass_index, None, fn.ZERO, statistic)
+        result.carries.append(carry)
+        return
     body = result.settled(statistic.body)
     if statistic.kind != "sum":
         _add_plain(result, statistic, f"%extreme{index}", plain(body), pass_index)

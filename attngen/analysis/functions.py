@@ -7,7 +7,7 @@ gradient, a step has none.
 from typing import Any
 
 import sympy as sp
-from sympy import S, exp
+from sympy import S, exp, log
 
 Sym = Any  # a sympy expression; sympy carries no types
 ZERO, ONE, HALF = S.Zero, S.One, S.Half
@@ -75,6 +75,9 @@ class maximum(RealFunction):
     def eval(cls, a: Sym, b: Sym) -> Sym:
         return a if a == b else None
 
+    def _eval_is_positive(self) -> Any:
+        return True if any(a.is_positive for a in self.args) else None
+
     def fdiff(self, argindex: int = 1) -> Sym:
         mine, other = self.args[argindex - 1], self.args[2 - argindex]
         return where(gt(mine, other), ONE, where(eq(mine, other), HALF, ZERO))
@@ -104,6 +107,17 @@ class bounded_exp(RealFunction):
     """exp(x) of an x that is never positive: nothing needs to be pulled out of it."""
 
     is_positive = True
+
+
+class power(RealFunction):
+    """base ** exponent while it is differentiated by something in its exponent."""
+
+    def fdiff(self, argindex: int = 1) -> Sym:
+        base, exponent = self.args
+        if argindex == 1:
+            return exponent * base ** (exponent - 1)
+        logarithm = log(base) if base.is_positive else where(gt(base, ZERO), log(base), ZERO)
+        return base**exponent * logarithm
 
 
 class ratio(RealFunction):

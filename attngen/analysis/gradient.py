@@ -49,26 +49,40 @@ class Gradients:
         self.prepass[symbol] = summand
         return symbol
 
+    def fold_products(self, carries: Carries) -> None:
+        """Let a prepass that is needed anyway sum dP f as well, so that no accumulator has to be saved."""
+        self.prepass |= {symbol: DP * carries.accumulators[index].body for symbol, index in self.products.items()}
+        self.products.clear()
+
 
 def derive_adjoints(staged: Staged, carries: Carries) -> Gradients:
     """The adjoint of every statistic, in terms of delta, products and prepass sums."""
     result = Gradients()
     for index in reversed(range(len(staged.statistics))):
         symbol = staged.statistics[index].symbol
-        direct = _direct(symbol, staged, carries, result)
-        later = [_influence(s, symbol, carries, result) for s in staged.statistics[index + 1 :]]
-        result.adjoints[symbol] = sy.attach(direct + sy.Add(*later))
+        known, summand = _direct(symbol, staged, carries, result)
+        for later in staged.statistics[index + 1 :]:
+            outside, influence = _influence(later, symbol, carries, result)
+            if sy.uses(outside, result.prepass):
+                known += outside * result.sum_over_keys(influence) / carries.unit(symbol)
+            else:  # what is known before the walk needs no sum of its own
+                summand += outside * influence
+        if summand != 0:
+            known += result.sum_over_keys(summand) / carries.unit(symbol)
+        result.adjoints[symbol] = sy.attach(known)
+    if len(result.prepass) > 1:
+        result.fold_products(carries)
     return result
 
 
-def _influence(statistic: Statistic, symbol: Sym, carries: Carries, result: Gradients) -> Sym:
-    """dr_l sum_j dg_l/dr_k of a later statistic. See Note [Relative adjoints]."""
+def _influence(statistic: Statistic, symbol: Sym, carries: Carries, result: Gradients) -> tuple[Sym, Sym]:
+    """dr_l, and the summand of dg_l/dr_k, of a later statistic. See Note [Relative adjoints]."""
     summand = sy.attach(_unshared_slope(statistic, symbol))
     if summand == 0:
-        return ZERO
-    later, mine = carries.unit(statistic.symbol), carries.unit(symbol)
-    outside = sy.expand_mul(result.adjoints[statistic.symbol] * later) / (_ties(statistic, result) * mine)
-    return outside * result.sum_over_keys(summand * mine / later)
+        return ZERO, ZERO
+    later = carries.unit(statistic.symbol)
+    outside = sy.expand_mul(result.adjoints[statistic.symbol] * later) / _ties(statistic, result)
+    return outside, summand * carries.unit(symbol) / later
 
 
 def slope(statistic: Statistic, variable: Sym, result: Gradients) -> Sym:
@@ -79,12 +93,12 @@ def slope(statistic: Statistic, variable: Sym, result: Gradients) -> Sym:
 
 def _unshared_slope(statistic: Statistic, variable: Sym) -> Sym:
     inner = sy.derivative(statistic.body, variable)
-    return inner if statistic.kind == "sum" else inner * _attained(statistic)
+    return inner if statistic.kind in ("sum", "root") else inner * _attained(statistic)
 
 
 def _ties(statistic: Statistic, result: Gradients) -> Sym:
     """How many keys share the slope of an extremum: a row value, which stays outside of further sums."""
-    return ONE if statistic.kind == "sum" else result.sum_over_keys(_attained(statistic))
+    return ONE if statistic.kind in ("sum", "root") else result.sum_over_keys(_attained(statistic))
 
 
 def _attained(statistic: Statistic) -> Sym:
@@ -94,15 +108,14 @@ def _attained(statistic: Statistic) -> Sym:
     return fn.where(fn.attains(sy.attach(statistic.body), statistic.symbol), ONE, ZERO)
 
 
-def _direct(symbol: Sym, staged: Staged, carries: Carries, result: Gradients) -> Sym:
-    """sum_j dP_j dw/dr."""
+def _direct(symbol: Sym, staged: Staged, carries: Carries, result: Gradients) -> tuple[Sym, Sym]:
+    """sum_j dP_j dw/dr, if it is known without a sum, and otherwise its summand."""
     change = sy.derivative(staged.weights, symbol)
     if change == 0:
-        return ZERO
+        return ZERO, ZERO
     if any(sy.uses(term.f, [symbol]) for term in staged.terms):
-        unit = carries.unit(symbol)
-        return result.sum_over_keys(sy.attach(DP * change * unit)) / unit
-    return _by_terms(symbol, staged, carries, result)
+        return ZERO, sy.attach(DP * change * carries.unit(symbol))
+    return _by_terms(symbol, staged, carries, result), ZERO
 
 
 def _by_terms(symbol: Sym, staged: Staged, carries: Carries, result: Gradients) -> Sym:
@@ -116,13 +129,10 @@ def _by_terms(symbol: Sym, staged: Staged, carries: Carries, result: Gradients) 
 
 
 def _product(index: int, staged: Staged, carries: Carries, result: Gradients) -> Sym:
-    """dO . A_t, from a saved accumulator or, in a staged formula, from the prepass: relative to its pivot as well."""
-    if staged.n_passes > 1:
-        accumulator = carries.accumulators[index]
-        return result.sum_over_keys(DP * accumulator.body) * (accumulator.total / accumulator.symbol)
-    symbol = sy.symbol(f"%dot{index + 1}")
+    """dO . A_t, from a saved accumulator, which is relative to its pivot."""
+    accumulator, symbol = carries.accumulators[index], sy.symbol(f"%dot{index + 1}")
     result.products[symbol] = index
-    return symbol
+    return symbol * (accumulator.total / accumulator.symbol)
 
 
 def log_derivative(h: Sym, variable: Sym) -> Sym | None:

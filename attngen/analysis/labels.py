@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from attngen import ir
 from attngen.analysis import symbolic as sy
 from attngen.analysis.passes import Staged, stage
+from attngen.analysis.roots import meaning_of_root
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,9 @@ def _written_out(staged: Staged) -> dict[str, ir.Expr]:
     """Each statistic as a reduction, in which the earlier ones are written out."""
     found: dict[str, ir.Expr] = {}
     for statistic in staged.statistics:
+        if statistic.implicit is not None:
+            found[statistic.symbol.name] = ir.substitute(meaning_of_root(statistic.implicit), found)
+            continue
         body = ir.substitute(sy.freeze(sy.attach(statistic.body)), found)
         found[statistic.symbol.name] = ir.Reduce(statistic.kind, body)  # type: ignore[arg-type]
     return found

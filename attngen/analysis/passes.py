@@ -12,8 +12,9 @@ from attngen import ir
 from attngen.analysis import functions as fn
 from attngen.analysis import symbolic as sy
 from attngen.analysis.functions import Sym
+from attngen.analysis.roots import formulas_of, gradient_summand, rewritten
 from attngen.analysis.separate import PAIR_NAMES, Scope, Term, offset_and_factor, separate
-from attngen.analysis.symbolic import Statistic
+from attngen.analysis.symbolic import Implicit, Statistic
 
 # A term of the output costs a product with the values; recomputing the scores with all statistics known costs one
 # product more than a single term. Three terms are where the second pass begins to pay.
@@ -66,7 +67,7 @@ def stage(normalizer: ir.Normalizer) -> Staged:
     primitives = _Primitives(pair)
     definitions: dict[Sym, Sym] = dict(scores)
     for statistic in found.statistics.values():
-        value = primitives.value(statistic.kind, sy.spell(statistic.body.xreplace(definitions)))
+        value = primitives.defined(statistic, definitions)
         definitions[statistic.symbol] = value
         definitions[sy.twin(statistic.symbol)] = sy.twins_of(value)
     weights = sy.spell(weights.xreplace(definitions))
@@ -85,12 +86,20 @@ def _finish(weights: Sym, score: Sym, primitives: "_Primitives") -> Staged:
 
 
 def _needed(weights: Sym, statistics: tuple[Statistic, ...]) -> tuple[Statistic, ...]:
-    """Cancellation leaves statistics that nothing uses any more."""
-    wanted = attached_symbols(weights)
-    for statistic in reversed(statistics):
-        if statistic.symbol in wanted:
-            wanted |= attached_symbols(statistic.body)
+    """Cancellation leaves statistics that nothing uses any more. A root uses some behind it, for its gradients."""
+    wanted, size = attached_symbols(weights), -1
+    while len(wanted) > size:
+        size = len(wanted)
+        for statistic in statistics:
+            if statistic.symbol in wanted:
+                wanted |= used_by(statistic)
     return tuple(s for s in statistics if s.symbol in wanted)
+
+
+def used_by(statistic: Statistic) -> set[Sym]:
+    """The symbols that a statistic is made of, those of the trials of a root among them."""
+    formulas = [statistic.body, *(formulas_of(statistic.implicit) if statistic.implicit else ())]
+    return set().union(*map(attached_symbols, formulas))
 
 
 class _Primitives:
@@ -100,6 +109,7 @@ class _Primitives:
         self.pair = pair
         self.found = sy.Thawed("%z")
         self.pass_of: dict[Sym, int] = {}
+        self.root_passes: set[int] = set()
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
@@ -108,6 +118,24 @@ class _Primitives:
     def scope(self) -> Scope:
         symbols = [s.symbol for s in self.statistics]
         return Scope(self.pair, frozenset([*symbols, *map(sy.twin, symbols)]))
+
+    def defined(self, statistic: Statistic, definitions: dict[Sym, Sym]) -> Sym:
+        """A statistic of the formula in terms of primitive statistics; `definitions` are those of earlier ones."""
+        if statistic.implicit is None:
+            return self.value(statistic.kind, sy.spell(statistic.body.xreplace(definitions)))
+        return self._root(rewritten(statistic.implicit, lambda formula: sy.spell(formula.xreplace(definitions))))
+
+    def _root(self, implicit: Implicit) -> Sym:
+        """A pass of its own, which is walked again for every trial; then the sums that its gradients need."""
+        needed = max(pass_needed(formula, self.pass_of) for formula in formulas_of(implicit))
+        while needed in self.pass_of.values():
+            needed += 1
+        symbol = self.found.root(implicit)
+        self.root_passes.add(needed)
+        self.pass_of[symbol] = needed
+        gradient = gradient_summand(implicit, symbol, lambda body: self.value("sum", body))
+        self.found.complete(symbol, gradient)
+        return symbol
 
     def value(self, kind: str, body: Sym) -> Sym:
         """The reduction of `body` in terms of primitive statistics."""
@@ -124,6 +152,8 @@ class _Primitives:
 
     def _primitive(self, kind: str, body: Sym) -> Sym:
         needed = pass_needed(body, self.pass_of)
+        while needed in self.root_passes:
+            needed += 1
         symbol = self.found.reduction(kind, body)
-        self.pass_of[symbol] = needed
+        self.pass_of.setdefault(symbol, needed)
         return symbol

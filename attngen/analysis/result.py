@@ -69,12 +69,32 @@ class RowStatistic:
 
 
 @dataclass(frozen=True, slots=True)
+class Root:
+    """A row value that is looked for between `low` and `high`, from `low` on, in several walks over the keys.
+
+    Each walk sums the carries of its pass, whose bodies use the trial value by `name`. `residual`, which is to become
+    zero, and its first two derivatives by the trial value are formulas of them.
+    """
+
+    name: str
+    low: Expr
+    high: Expr
+    residual: Expr
+    slope: Expr
+    curvature: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class ForwardPass:
-    """One walk over the keys. `statistics` are known when it ends, one for each carry, in the same order."""
+    """One walk over the keys. `statistics` are known when it ends, one for each carry, in the same order.
+
+    With a `root` it is walked for every trial, and the root is its one statistic.
+    """
 
     pivots: tuple[Pivot, ...]
     carries: tuple[Carry, ...]
     statistics: tuple[RowStatistic, ...]
+    root: Root | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +137,25 @@ class InputGradient:
 
 
 @dataclass(frozen=True, slots=True)
+class Deferred:
+    """The query kernel's gradients if its one sum, called `late`, is known only when its walk ends.
+
+    dqk = own + late * slope, so dQ_i = sum_j own k_j + late sum_j slope k_j. `inputs`: those of the row level.
+    """
+
+    late: str
+    own: Expr
+    slope: Expr
+    inputs: tuple[InputGradient, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Backward:
     """dV_j = sum_i weights dO_i; dqk_ij is the gradient of the dot product, so dQ_i = sum_j dqk k_j.
 
     `dp` and `delta` are the names by which the formulas use them; `delta` is None if none does.
-    `prepass` must be summed over the keys before `dqk` can be evaluated; it is empty when `delta` and `products` do.
+    `prepass` must be summed over the keys before `dqk` can be evaluated; it is empty when `delta` and `products` do. If
+    it is one sum, `deferred` says how to do without a walk of its own.
     """
 
     weights: Expr
@@ -131,6 +165,7 @@ class Backward:
     products: tuple[RowProduct, ...]
     prepass: tuple[RowSum, ...]
     inputs: tuple[InputGradient, ...]
+    deferred: Deferred | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +178,15 @@ class Adjoint:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """All that the later stages know of a normalizer's mathematics."""
+    """All that the later stages know of a normalizer's mathematics.
 
-    kind: str  # elementwise, ratio, shift-invariant ratio, affine, staged
+    A tile of pairs on which `support` is nowhere positive adds nothing to the output and to any gradient. It is known
+    for specs that claim to be sparse.
+    """
+
+    kind: str  # elementwise, ratio, shift-invariant ratio, affine, staged, implicit
     score: Expr
     forward: Forward
     backward: Backward
     adjoints: tuple[Adjoint, ...]
+    support: Expr | None

@@ -11,7 +11,7 @@ After differentiation `attach` puts the originals back.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -35,6 +35,7 @@ from attngen.analysis.functions import (
     minimum,
     not_,
     or_,
+    power,
     ratio,
     relu,
     sigmoid,
@@ -69,12 +70,27 @@ _POSITIVE = frozenset({"d", "n_q", "n_k", "n"})
 
 
 @dataclass(frozen=True)
+class Implicit:
+    """What a root is the zero of. `residual` uses `unknown` and the symbols of `trials`, sums whose bodies use it."""
+
+    unknown: Sym
+    residual: Sym
+    low: Sym
+    high: Sym
+    trials: tuple["Statistic", ...]
+
+
+@dataclass(frozen=True)
 class Statistic:
-    """A reduction over the keys a row sees. `body` may use the symbols of earlier statistics."""
+    """A reduction over the keys a row sees. `body` may use the symbols of earlier statistics.
+
+    Of a root `body` is what its gradients are taken of: see Note [Implicit differentiation] in `roots`.
+    """
 
     symbol: Sym
-    kind: str  # sum, amax, amin
+    kind: str  # sum, amax, amin, root
     body: Sym
+    implicit: Implicit | None = None
 
 
 def symbol(name: str, **assumptions: bool) -> Sym:
@@ -100,17 +116,38 @@ def attach(expr: Sym) -> Sym:
 
 @dataclass
 class Thawed:
-    """Reductions met so far, innermost first: (kind, body) -> statistic. Their symbols begin with `prefix`."""
+    """Reductions met so far, innermost first: (kind, body) -> statistic. Their symbols begin with `prefix`.
+
+    Those of a root's residual that don't use its `unknown` are found `outside` of it.
+    """
 
     prefix: str = "r"
     statistics: dict[tuple[str, Sym], Statistic] = field(default_factory=dict)
+    outside: "Thawed | None" = None
+    unknown: Sym = None
 
     def reduction(self, kind: str, body: Sym) -> Sym:
+        if self.outside is not None and not uses(body, [self.unknown]):
+            return self.outside.reduction(kind, body)
         if (kind, body) not in self.statistics:
             known = {"positive": True} if body.is_positive else {"nonnegative": True} if body.is_nonnegative else {}
             name = f"{self.prefix}{len(self.statistics) + 1}"
             self.statistics[kind, body] = Statistic(symbol(name, **known), kind, body)
         return self.statistics[kind, body].symbol
+
+    def root(self, implicit: Implicit) -> Sym:
+        if self.outside is not None:
+            return self.outside.root(implicit)
+        key = ("root", sp.Tuple(implicit.unknown, implicit.residual, implicit.low, implicit.high))
+        if key not in self.statistics:
+            name = f"{self.prefix}{len(self.statistics) + 1}"
+            self.statistics[key] = Statistic(symbol(name), "root", implicit.residual, implicit)
+        return self.statistics[key].symbol
+
+    def complete(self, root: Sym, body: Sym) -> None:
+        """Give a root the summand of its gradients, which is found only when the root itself has a symbol."""
+        key = next(k for k, s in self.statistics.items() if s.symbol == root)
+        self.statistics[key] = replace(self.statistics[key], body=body)
 
 
 def thaw(expr: ir.Expr, found: Thawed, detached: bool = False) -> Sym:
@@ -126,6 +163,8 @@ def thaw(expr: ir.Expr, found: Thawed, detached: bool = False) -> Sym:
             return thaw(body, found, detached=True)
         case ir.Reduce():
             return twins_of(_reduction(expr, found)) if detached else _reduction(expr, found)
+        case ir.Root():
+            return twins_of(_root(expr, found)) if detached else _root(expr, found)
         case ir.Apply(op, args):
             return _checked(expr, _THAW[op](*(thaw(argument, found, detached) for argument in args)))
     raise InternalError("not a formula", repr(expr))
@@ -143,6 +182,14 @@ def _reduction(expr: ir.Reduce, found: Thawed) -> Sym:
     if expr.kind == "mean":
         return found.reduction("sum", body) / atom("n")
     return found.reduction(expr.kind, body)
+
+
+def _root(expr: ir.Root, found: Thawed) -> Sym:
+    unknown = atom(expr.variable)
+    inside = Thawed(f"{expr.variable}:", outside=found, unknown=unknown)
+    residual = thaw(expr.residual, inside)
+    trials = tuple(inside.statistics.values())
+    return found.root(Implicit(unknown, residual, thaw(expr.low, found), thaw(expr.high, found), trials))
 
 
 def _checked(expr: ir.Apply, value: Sym) -> Sym:
@@ -291,7 +338,23 @@ def factor_terms(expr: Sym) -> Sym:
 
 
 def derivative(expr: Sym, variable: Sym) -> Sym:
-    return sp.diff(expr, variable)
+    """d expr / d variable. By a trainable exponent a power of zero has no slope, as in torch, where log(0) would be."""
+    powers = {p: power(*p.args) for p in expr.atoms(sp.Pow) if p.base is not sp.E and variable in p.exp.free_symbols}
+    return _absorbed(sp.diff(expr.xreplace(powers), variable).replace(power, sp.Pow))
+
+
+def _absorbed(expr: Sym) -> Sym:
+    """relu(x) where x > 0, else zero, is relu(x)."""
+    if not expr.args:
+        return expr
+    expr = expr.func(*map(_absorbed, expr.args))
+    if not expr.is_Mul:
+        return expr
+    bases = {
+        base.args[0] for base, power in map(sp.Expr.as_base_exp, expr.args) if base.func is relu and power.is_positive
+    }
+    steps = {where(gt(x, ZERO), sp.S.One, ZERO) for x in bases}
+    return sp.Mul(*(f for f in expr.args if f.as_base_exp()[0] not in steps))
 
 
 def uses(expr: Sym, symbols: Iterable[Sym]) -> bool:

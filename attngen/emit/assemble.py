@@ -17,12 +17,13 @@ from attngen.emit.printers import TORCH, TRITON, TRITON_TRANSPOSED, Printer
 from attngen.emit.statements import (
     OVER_KEYS,
     OVER_QUERIES,
+    SUPPORT,
     Lines,
     Scribe,
     Uses,
     split_uniform,
 )
-from attngen.schedule import OpPlan
+from attngen.schedule import ROOT_TRIALS, OpPlan, sums_of
 from attngen.version import __version__
 
 # log(1 + u) / u on [0, 1], highest power first: Chebyshev's fit of degree 9, relative error below 6e-9.
@@ -88,7 +89,10 @@ class _Assembly:
             inputs=tuple(self.input_text(i) for i in normalizer.inputs),
             input_axes=tuple(i.axes for i in normalizer.inputs),
             gradient_places=tuple((self.positions[g.name], g.level) for g in self.gradient_order()),
-            uses_math=any(p.pivots or any(c.kind != "sum" for c in p.carries) for p in plan.analysis.forward.passes),
+            root_trials=ROOT_TRIALS,
+            uses_math=any(
+                p.root or p.pivots or any(c.kind != "sum" for c in p.carries) for p in plan.analysis.forward.passes
+            ),
         )
 
     def gradient_order(self) -> tuple[InputGradient, ...]:
@@ -139,35 +143,44 @@ class _Assembly:
         return not rows.isdisjoint(ir.names(expr))
 
     def query(self) -> ct.QueryText:
-        scribe = Scribe(self.plan, TRITON, OVER_KEYS)
-        factor, dqk = split_uniform(self.backward.dqk)
-        main = self.section(scribe, {"dqk": dqk}, self.plan.row_sums)
-        prepass = self.section(scribe, {}, self.backward.prepass, "a") if self.backward.prepass else None
-        last = self.row_epilogue(scribe, factor)
-        uses = [main.uses, last.uses] + ([prepass.uses] if prepass else [])
-        gradients = tuple(ct.GradientText(g.name, last.text[_value(g)]) for g in self.plan.row_gradients)
-        epilogue = ct.Epilogue(last.outer + last.inner, last.text["factor"])
-        return ct.QueryText(self.kernel_use(uses), prepass, main, epilogue, gradients)
+        scribe, deferred = Scribe(self.plan, TRITON, OVER_KEYS), self.plan.deferred
+        factor, dqk = split_uniform(deferred.own if deferred else self.backward.dqk)
+        rows = deferred.inputs if deferred else self.plan.row_gradients
+        prepass, targets, factors = self.backward.prepass, {"dqk": dqk}, {"factor": factor}
+        if deferred:
+            late_factor, targets["late"] = split_uniform(deferred.slope)
+            factors["late_factor"] = ir.apply("mul", late_factor, ir.Name(deferred.late))
+        main = self.section(scribe, targets, (prepass if deferred else ()) + sums_of(rows))
+        first = self.section(scribe, {}, prepass, "a") if prepass and not deferred else None
+        last = self.row_epilogue(scribe, factors, rows)
+        uses = [main.uses, last.uses] + ([first.uses] if first else [])
+        gradients = tuple(ct.GradientText(g.name, last.text[_value(g)]) for g in rows)
+        epilogue = ct.Epilogue(last.outer + last.inner, last.text["factor"], last.text.get("late_factor", ""))
+        return ct.QueryText(self.kernel_use(uses), first, main, epilogue, gradients)
 
-    def row_epilogue(self, scribe: Scribe, factor: ir.Expr) -> Lines:
-        sums = {s.name: scribe.loop.row for s in self.plan.row_sums}
-        return scribe.lines({"factor": factor} | {_value(g): g.value for g in self.plan.row_gradients}, sums, "u")
+    def row_epilogue(self, scribe: Scribe, factors: dict[str, ir.Expr], gradients: tuple[InputGradient, ...]) -> Lines:
+        sums = {s.name: scribe.loop.row for s in sums_of(gradients)}
+        return scribe.lines(factors | {_value(g): g.value for g in gradients}, sums, "u")
 
     def section(
         self, scribe: Scribe, targets: dict[str, ir.Expr], sums: tuple[RowSum, ...], prefix: str = "t"
     ) -> ct.Section:
-        lines = scribe.lines(targets | {_term(s): s.body for s in sums}, None, prefix)
+        """A loop that may pass over tiles."""
+        lines = scribe.lines(scribe.support() | targets | {_term(s): s.body for s in sums}, None, prefix)
+        texts = {name: lines.tile[name] for name in ("dqk", "late", "weight", "value") if name in targets}
         summands = tuple(ct.Summand(s.name, lines.tile[_term(s)]) for s in sums)
-        dqk, weight, value = (lines.tile.get(name, "") for name in ("dqk", "weight", "value"))
-        return ct.Section(lines.outer, lines.inner, lines.uses, summands, dqk, weight, value)
+        support = lines.tile.get(SUPPORT, "")
+        return ct.Section(lines.outer, lines.leading, lines.inner, lines.uses, summands, support, **texts)
 
     def key(self) -> ct.KeyText:
         scribe = Scribe(self.plan, TRITON_TRANSPOSED, OVER_QUERIES)
         factor, dqk = split_uniform(self.backward.dqk)
         targets = {"weight": self.backward.weights, "dqk": dqk}
         values = {_value(g): g.value for g in self.plan.key_gradients}
-        lines = scribe.lines(targets | values)
-        main = ct.Section(lines.outer, lines.inner, lines.uses, dqk=lines.tile["dqk"], weight=lines.tile["weight"])
+        lines = scribe.lines(scribe.support() | targets | values)
+        texts = {name: lines.tile[name] for name in targets}
+        support = lines.tile.get(SUPPORT, "")
+        main = ct.Section(lines.outer, lines.leading, lines.inner, lines.uses, (), support, **texts)
         last = scribe.lines({"factor": factor}, None, "u")
         gradients = tuple(ct.GradientText(g.name, lines.tile[_value(g)]) for g in self.plan.key_gradients)
         kernel = self.kernel_use([lines.uses, last.uses])
@@ -194,9 +207,10 @@ class _Assembly:
         targets |= {_term(s): s.body for s in self.plan.row_sums}
         lines = scribe.lines(targets)
         sums = tuple(ct.Summand(s.name, lines.tile[_term(s)]) for s in self.plan.row_sums)
-        main = ct.Section(lines.outer, lines.inner, lines.uses, sums, lines.tile["dqk"], lines.tile["weight"])
+        texts = {name: lines.tile[name] for name in ("weight", "dqk")}
+        main = ct.Section(lines.outer, (), lines.inner, lines.uses, sums, **texts)
         prepass = self.section(scribe, {}, self.backward.prepass, "a") if self.backward.prepass else None
-        last = self.row_epilogue(scribe, ir.number(1))
+        last = self.row_epilogue(scribe, {}, self.plan.row_gradients)
         return ct.PortableText(
             forward=self.forward(TORCH),
             prepass=prepass,

@@ -36,23 +36,31 @@ class Summand:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One loop of a backward kernel: lines before and inside it, the tile's formulas, the row sums."""
+    """One loop of a backward kernel: lines before and inside it, the tile's formulas, the row sums.
+
+    Lines `leading` lead to `support`, if there is one: a tile on which it is nowhere positive adds nothing. `late` is
+    the part of dqk to be multiplied by a row value that is known when the loop ends.
+    """
 
     outer: tuple[str, ...]
+    leading: tuple[str, ...]
     inner: tuple[str, ...]
     uses: Uses
     sums: tuple[Summand, ...] = ()
+    support: str = ""
     dqk: str = ""
+    late: str = ""
     weight: str = ""
     value: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Epilogue:
-    """What follows the loop of a backward kernel: lines, and the text of the factor on dQ or dK."""
+    """What follows the loop of a backward kernel: lines, and the factors on dQ or dK and on its late part, as text."""
 
     lines: tuple[str, ...]
     factor: str
+    late_factor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,4 +202,5 @@ class ModuleContext:
     inputs: tuple[InputText, ...]
     input_axes: tuple[tuple[str, ...], ...]
     gradient_places: tuple[tuple[int, str], ...]  # (input, level) of each result of the backward behind dV
+    root_trials: int
     uses_math: bool

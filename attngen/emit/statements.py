@@ -16,6 +16,7 @@ from attngen.emit.printers import Printer
 from attngen.ir import Apply, Expr, Name, Number
 from attngen.schedule import OpPlan
 
+SUPPORT = "support"  # the target that says whether a tile adds anything
 UNIFORM, PAIR = Place(), Place(row=True, key=True, loop=True)
 _BUILTIN_PLACES = {"scale": UNIFORM, "d": UNIFORM, "n_q": UNIFORM, "n_k": UNIFORM, "pi": UNIFORM, "LOG2E": UNIFORM}
 
@@ -61,9 +62,13 @@ class Uses:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Source lines before the tile loop and inside it, and the text of each target."""
+    """Source lines before the tile loop and inside it, and the text of each target.
+
+    `leading` are those of the inner lines that lead to the target `support`, which must be the first.
+    """
 
     outer: tuple[str, ...]
+    leading: tuple[str, ...]
     inner: tuple[str, ...]
     text: Mapping[str, str]
     tile: Mapping[str, str]  # the same, spread over a whole tile of scores
@@ -104,8 +109,25 @@ class AccumulatorText:
 
 
 @dataclass(frozen=True, slots=True)
+class RootText:
+    """The search of a pass: lines and text of the bounds, and what of a walk's carries leads to the next trial."""
+
+    name: str
+    bounds: tuple[str, ...]
+    low: str
+    high: str
+    lines: tuple[str, ...]
+    residual: str
+    slope: str
+    curvature: str
+
+
+@dataclass(frozen=True, slots=True)
 class PassText:
-    """One pass over the keys. Lines `before` lead to the pivots' exponents, lines `after` need the new pivots."""
+    """One pass over the keys. Lines `before` lead to the pivots' exponents, lines `after` need the new pivots.
+
+    A tile on which `support` is nowhere positive adds nothing to the accumulators.
+    """
 
     outer: tuple[str, ...]
     before: tuple[str, ...]
@@ -115,6 +137,8 @@ class PassText:
     accumulators: tuple[AccumulatorText, ...]
     statistics: tuple[str, ...]
     uses: Uses
+    root: RootText | None
+    support: str
 
 
 def input_level(spec_input: ir.Input) -> str:
@@ -142,7 +166,13 @@ class Scribe:
         rows = [*self.plan.saved_rows, *([backward.delta] if backward.delta else [])]
         rows += [p.name for p in backward.products] + [p.name for p in backward.prepass]
         rows += [s.name for p in self.plan.analysis.forward.passes for s in p.statistics]
+        rows += [self.plan.deferred.late] if self.plan.deferred else []
         return leaves | dict.fromkeys(rows, row)
+
+    def support(self) -> dict[str, Expr]:
+        """The first target of a loop that may pass over tiles."""
+        support = self.plan.analysis.support
+        return {} if support is None else {SUPPORT: support}
 
     def lines(self, targets: Mapping[str, Expr], leaves: Mapping[str, Place] | None = None, prefix: str = "t") -> Lines:
         """Lines that compute `targets`; `leaves` are places of further names."""
@@ -157,9 +187,12 @@ class Scribe:
         aliases = {s.name: s.expr for s in statements if isinstance(s.expr, Name | Number)}
         shown = {s.name: self._line(s, places, aliases) for s in statements if s.name not in aliases}
         text = {name: self._text(_resolved(Name(name), aliases), places, places[name]) for name in targets}
+        inner = tuple(s.name for s in arranged.inner)
+        first = inner.index(SUPPORT) + 1 if next(iter(targets), None) == SUPPORT else 0
         return Lines(
             tuple(shown[s.name] for s in arranged.outer if s.name in shown),
-            tuple(shown[s.name] for s in arranged.inner if s.name in shown),
+            tuple(shown[name] for name in inner[:first] if name in shown),
+            tuple(shown[name] for name in inner[first:] if name in shown),
             text,
             {name: self._spread(_resolved(Name(name), aliases), text[name], places) for name in targets},
             self._uses(s.expr for s in statements),
@@ -202,6 +235,7 @@ class Scribe:
         this, accumulators = self.plan.analysis.forward.passes[index], self._accumulators(index)
         targets = {_exponent(p): p.exponent for p in this.pivots}
         targets |= {_term(c): c.body for c in this.carries} | {_term(a): a.body for a in accumulators}
+        targets |= self.support() if accumulators else {}
         pivots = {p.name: Place(row=True, loop=True) for p in this.pivots}
         arranged = self._arranged(targets, pivots, "t")
         return arranged, self._print(arranged, targets, pivots)
@@ -226,7 +260,25 @@ class Scribe:
             tuple(self._accumulator(a, lines, arranged) for a in accumulators),
             self._statistics(this),
             lines.uses,
+            self._root(this) if this.root else None,
+            lines.tile.get(SUPPORT, ""),
         )
+
+    def _root(self, this: ForwardPass) -> RootText:
+        assert this.root is not None
+        root, carries = this.root, {c.name: Place(row=True) for c in this.carries}
+        bounds = self.lines({"low": root.low, "high": root.high}, self._ended(), "u")
+        targets = {"residual": root.residual, "slope": root.slope, "curvature": root.curvature}
+        lines = self.lines(targets, carries, "u")
+        residual, slope, curvature = (lines.text[name] for name in targets)
+        before = bounds.outer + bounds.inner, bounds.text["low"], bounds.text["high"]
+        return RootText(root.name, *before, lines.outer + lines.inner, residual, slope, curvature)
+
+    def _ended(self) -> dict[str, Place]:
+        """The names that passes leave behind beside their statistics."""
+        passes = self.plan.analysis.forward.passes
+        names = [x.name for p in passes for group in (p.carries, p.pivots) for x in group]
+        return dict.fromkeys(names, Place(row=True))
 
     def _pivot(self, pivot: Pivot, carries: Iterable[Carry | Accumulator], lines: Lines) -> PivotText:
         old, new = Name(f"{pivot.name}_old"), Name(pivot.name)
@@ -258,10 +310,7 @@ class Scribe:
         """Row factors on the accumulators, by the names `<accumulator>_factor`."""
         forward = self.plan.analysis.forward
         targets = {f"{a.name}_factor": f for a, f in zip(forward.accumulators, forward.factors, strict=True)}
-        row = Place(row=True)
-        leaves = {c.name: row for p in forward.passes for c in p.carries}
-        leaves |= {p.name: row for f in forward.passes for p in f.pivots}
-        return self.lines(targets, leaves, "u")
+        return self.lines(targets, self._ended(), "u")
 
 
 def _growth(pivot: Pivot, power: Fraction, old: Expr, new: Expr) -> Expr:

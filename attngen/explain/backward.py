@@ -5,6 +5,7 @@ from attngen.analysis.result import Adjoint, InputGradient
 from attngen.explain.document import Block, Equation, Equations, Line, Paragraph, Section
 from attngen.explain.words import WEIGHTS, Words, listed, product
 from attngen.ir import Expr, Name, Reduce
+from attngen.schedule import Costs
 
 _DQK, _DO = Name("$dqk"), Name("$do")
 _LETTERS = {"batch": "b", "head": "h", "query": "i"}
@@ -25,8 +26,24 @@ def adjoints_section(words: Words) -> Section:
     found = [Equation(_bar(words, a), words.meant(a.value)) for a in analysis.adjoints]
     text = "The loss depends on a row's statistics through all of its weights. Their adjoints, last one first:"
     ways: list[Block] = [Paragraph(_way(words, a)) for a in analysis.adjoints]
-    blocks = (Paragraph((text,)), Equations((*equations, *found)), *ways)
+    blocks = (Paragraph((text,)), Equations((*equations, *found)), *ways, *_counted(words.plan.costs))
     return Section("Row adjoints", blocks)
+
+
+_WAYS = {
+    "deferred": "kept outside of the gradients until one walk over the keys has ended",
+    "walk": "by a walk over the keys of its own",
+    "saved": "from accumulators more in the forward, which are saved",
+}
+
+
+def _counted(costs: Costs) -> tuple[Block, ...]:
+    """What each way to the sums of the backward's own would cost."""
+    if costs.adjoint_way is None:
+        return ()
+    ways = [f"{_WAYS[way]}, {count} product{'s' if count != 1 else ''}" for way, count in costs.adjoints]
+    text = f"Sums of the backward's own could be had: {'; '.join(ways)}. Taken: {_WAYS[costs.adjoint_way]}."
+    return (Paragraph((text,)),)
 
 
 def _bar(words: Words, adjoint: Adjoint) -> Expr:
@@ -45,7 +62,7 @@ def _way(words: Words, adjoint: Adjoint) -> Line:
         names = listed([Name(p.name) for p in products])
         ways.append((*names, ", from ", *listed([Name(p.accumulator) for p in products]), " that the forward saved"))
     if prepass:
-        ways.append((*listed(prepass), ", by a pass of the backward's own"))
+        ways.append((*listed(prepass), ", a sum of the backward's own"))
     if not ways:
         return (_bar(words, adjoint), " needs no sum.")
     line: Line = (_bar(words, adjoint), " is found by ")

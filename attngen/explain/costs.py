@@ -44,13 +44,14 @@ def _forward(plan: OpPlan) -> tuple[Line, ...]:
 
 def _query(plan: OpPlan) -> tuple[Line, ...]:
     backward = plan.analysis.backward
-    walks = 2 if backward.prepass else 1
+    walks = 2 if plan.costs.adjoint_way == "walk" else 1
     reads = Traffic({(_ROWS, _D): _HALF, (_ROWS, _DV): _HALF * (2 if backward.delta else 1)})
     reads += Traffic({(_KEYS, _D): _HALF * walks, (_KEYS, _DV): _HALF * walks})
     reads += _saved(plan) + _inputs(plan, _query_formulas(plan))
     numbers = len(plan.handed_over) + len(plan.row_gradients)
     writes = Traffic({(_ROWS, _D): _HALF, (_ROWS, _NUMBER): _FULL * numbers})
-    channels = total([multiple(walks + 1, _D), multiple(walks, _DV)])
+    later = 1 if plan.deferred else 0
+    channels = total([multiple(walks + 1 + later, _D), multiple(walks, _DV)])
     return _line("backward_query", plan.costs.backward_query, channels, reads, writes)
 
 

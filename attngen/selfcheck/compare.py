@@ -75,6 +75,14 @@ def _gradients_differ(inputs: tuple[Input, ...], truth: OnCase, gradients: list[
     for shift, found, wanted in known:
         if _differ(found, wanted, tolerance):
             return Difference(f"the gradient of {_place(shift)}", found, wanted)
+    return _kernels_differ(gradients, tolerance)
+
+
+def _kernels_differ(gradients: list[RowGradients], tolerance: float) -> Difference | None:
+    for row, of_row in enumerate(gradients):
+        for by_query, by_key in zip(of_row.qk_by_query, of_row.qk, strict=True):
+            if _differ(by_query, by_key, tolerance):
+                return Difference(f"the gradient of qk of row {row} in the query kernel", by_query, by_key)
     return None
 
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from functools import reduce
 
 from attngen import ir
-from attngen.analysis.result import Accumulator, Carry, ForwardPass, Pivot
-from attngen.schedule import OpPlan
+from attngen.analysis.result import Accumulator, Carry, Deferred, ForwardPass, InputGradient, Pivot, Root
+from attngen.schedule import OpPlan, sums_of
 from attngen.selfcheck.arithmetic import exp, larger, logarithm, smaller
 from attngen.selfcheck.case import Case
 from attngen.selfcheck.evaluate import Evaluation, Names, Program, program
+from attngen.selfcheck.search import zero_between
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +32,13 @@ class Partial:
 class RowGradients:
     """Of one row: the weights and the gradient of the dot product, over the keys that it sees, and of each input.
 
-    An input's list is over the keys too, or holds one number if the input doesn't vary within a row.
+    `qk` is what the key kernel finds, `qk_by_query` the query kernel. An input's list is over the keys, or holds one
+    number if the input doesn't vary within a row.
     """
 
     weights: list[float]
     qk: list[float]
+    qk_by_query: list[float]
     inputs: dict[str, list[float]]
 
 
@@ -66,9 +69,10 @@ class Execution:
         known = case.row_names(row)
         carried: dict[str, list[float]] = {}
         for one_pass in forward.passes:
-            accumulators = forward.accumulators if one_pass is forward.passes[-1] else ()
-            parts = [self._block(one_pass, accumulators, _BlockOfRow(case, row, keys, known)) for keys in case.blocks]
-            merged = reduce(lambda a, b: merge(a, b, one_pass, accumulators), parts)
+            if one_pass.root is not None:
+                known = known | {one_pass.root.name: self._search(one_pass, one_pass.root, case, row, known)}
+                continue
+            merged = self._walk(one_pass, case, row, known)
             carried = merged.carried
             known = known | _divisors(one_pass, merged.pivots) | {c.name: carried[c.name][0] for c in one_pass.carries}
             known |= {s.name: self.value(s.value, known)[0] for s in one_pass.statistics}
@@ -77,6 +81,25 @@ class Execution:
             [factor * x for x in carried[a.name]] for factor, a in zip(factors, forward.accumulators, strict=True)
         ]
         return RowResult([sum(channel) for channel in zip(*parts_of_output, strict=True)], known, carried)
+
+    def _walk(self, one_pass: ForwardPass, case: Case, row: int, known: dict[str, float]) -> Partial:
+        accumulators = self.plan.analysis.forward.accumulators if self._is_last(one_pass) else ()
+        parts = [self._block(one_pass, accumulators, _BlockOfRow(case, row, keys, known)) for keys in case.blocks]
+        return reduce(lambda a, b: merge(a, b, one_pass, accumulators), parts)
+
+    def _is_last(self, one_pass: ForwardPass) -> bool:
+        return one_pass is self.plan.analysis.forward.passes[-1]
+
+    def _search(self, one_pass: ForwardPass, root: Root, case: Case, row: int, known: dict[str, float]) -> float:
+        def trial(x: float) -> tuple[float, float, float]:
+            here = known | {root.name: x}
+            carried = self._walk(one_pass, case, row, here).carried
+            here |= {c.name: carried[c.name][0] for c in one_pass.carries}
+            residual, slope, curvature = (self.value(e, here)[0] for e in (root.residual, root.slope, root.curvature))
+            return residual, slope, curvature
+
+        low, high = (self.value(bound, known)[0] for bound in (root.low, root.high))
+        return zero_between(low, high, trial)
 
     def _block(self, one_pass: ForwardPass, accumulators: tuple[Accumulator, ...], block: "_BlockOfRow") -> Partial:
         keys, names, width = block.keys, block.names(), len(block.keys)
@@ -98,13 +121,31 @@ class Execution:
         base: Names = {**case.names(row), **saved, backward.dp: case.d_weights(row)}
         summed = self._sums(((p.name, p.body) for p in backward.prepass), {**base, **found}, width)
         by_query: dict[str, float] = {**case.row_names(row), **saved, **found, **summed}
-        sums = self._sums(((s.name, s.body) for s in plan.row_sums), {**base, **by_query}, width)
-        inputs = {g.name: self.value(g.value, {**by_query, **sums}) for g in plan.row_gradients}
+        if plan.deferred is None:
+            inputs = self._row_inputs(plan.row_gradients, {**base, **by_query}, by_query, width)
+        else:  # the query kernel knows the sum of the prepass only at its end
+            inputs = self._row_inputs(plan.deferred.inputs, {**base, **found}, by_query, width)
         by_key: Names = {**base, **{name: by_query[name] for name in plan.handed_over}}
         for gradient in plan.key_gradients + plan.pair_gradients:
             inputs[gradient.name] = self.value(gradient.value, by_key, width)
         weights, qk = (self.value(expr, by_key, width) for expr in (backward.weights, backward.dqk))
-        return RowGradients(weights, qk, inputs)
+        return RowGradients(weights, qk, self._for_query(plan.deferred, {**base, **found}, by_query, qk), inputs)
+
+    def _row_inputs(
+        self, gradients: Iterable[InputGradient], pairs: Names, rows: dict[str, float], width: int
+    ) -> dict[str, list[float]]:
+        gradients = tuple(gradients)
+        sums = self._sums(((s.name, s.body) for s in sums_of(gradients)), pairs, width)
+        return {g.name: self.value(g.value, {**rows, **sums}) for g in gradients}
+
+    def _for_query(
+        self, deferred: Deferred | None, pairs: Names, rows: dict[str, float], qk: list[float]
+    ) -> list[float]:
+        """The gradient of the dot product as the query kernel puts it together."""
+        if deferred is None:
+            return qk
+        own, slope = (self.value(expr, pairs, len(qk)) for expr in (deferred.own, deferred.slope))
+        return [a + rows[deferred.late] * b for a, b in zip(own, slope, strict=True)]
 
     def _row_values(self, case: Case, row: int, result: RowResult) -> dict[str, float]:
         """delta = dO . O, and the products of dO with the saved accumulators."""

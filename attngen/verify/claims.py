@@ -104,6 +104,11 @@ def _readable(case: Case) -> Case:
     return replace(unmasked(case), n_k=case.d_v)
 
 
+def _spread(case: Case) -> Case:
+    """Scores so far from each other that a sparse formula has zeros among its weights."""
+    return replace(_readable(case), gain=max(case.gain, 8.0))
+
+
 def _sparse(subject: Subject, case: Case) -> float:
     """Where the formula gives an exact zero, so does the op; and it gives some."""
     drawn = subject.draw(case)
@@ -123,4 +128,4 @@ def _sparse(subject: Subject, case: Case) -> float:
 _ROWS_SUM = Property("rows_sum_to", "claimed: the weights of a row have this sum", _rows_sum, contiguous)
 _SHIFT = Property("shift_invariant", "claimed: a constant on a row's scores changes nothing", _shift, contiguous)
 _NONNEGATIVE = Property("nonnegative", "claimed: no weight is negative", _nonnegative, contiguous)
-_SPARSE = Property("sparse", "claimed: weights that should be zero are exactly zero", _sparse, _readable)
+_SPARSE = Property("sparse", "claimed: weights that should be zero are exactly zero", _sparse, _spread)

@@ -30,7 +30,7 @@ def introduced(node: Any) -> set[str]:
 def test_an_input_may_have_any_name(name: str, weights: str) -> None:
     text = spec(weights.format(x=name), inputs={name: "{shape: [head]}"}, p=SOFTMAX)
     plan = plan_of(text)
-    forward, backward = plan.analysis.forward, dataclasses.replace(plan.analysis.backward, inputs=())
+    forward, backward = plan.analysis.forward, dataclasses.replace(plan.analysis.backward, inputs=(), deferred=None)
     assert name not in introduced((forward, backward))
     check_plan(plan)
 
@@ -38,7 +38,9 @@ def test_an_input_may_have_any_name(name: str, weights: str) -> None:
 def test_all_of_these_names_at_once() -> None:
     inputs = dict.fromkeys(INTRODUCED, "{shape: [head]}")
     plan = plan_of(spec(f"p * {' * '.join(INTRODUCED)} + delta", inputs=inputs, p=SOFTMAX))
-    analysis = dataclasses.replace(plan.analysis, backward=dataclasses.replace(plan.analysis.backward, inputs=()))
+    analysis = dataclasses.replace(
+        plan.analysis, backward=dataclasses.replace(plan.analysis.backward, inputs=(), deferred=None)
+    )
     assert not introduced((analysis.forward, analysis.backward)) & set(INTRODUCED)
     check_plan(plan)
 

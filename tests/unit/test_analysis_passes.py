@@ -97,9 +97,23 @@ def test_more_than_two_terms_of_the_pair_are_recomputed_in_a_second_pass() -> No
 
 
 def test_costs_count_products() -> None:
-    assert plan_of(spec(SOFTMAX)).costs == Costs(forward=2, backward_query=3, backward_key=4, backward_pair=0)
-    staged = plan_of(spec("relu(p - 0.1)", p=SOFTMAX)).costs
-    assert (staged.forward, staged.backward_query) == (3, 5)
+    costs = Costs(forward=2, backward_query=3, backward_key=4, backward_pair=0, adjoints=())
+    assert plan_of(spec(SOFTMAX)).costs == costs
+
+
+@pytest.mark.parametrize(
+    ("weights", "sums", "way", "products"),
+    [
+        ("relu(p - 0.1)", 1, "deferred", 4),
+        ("relu(p - 0.1) / (1 + sum(relu(p - 0.1)))", 1, "deferred", 4),
+        ("tanh((s - mean(s)) / sqrt(mean((s - mean(s)) ** 2) + 0.1))", 3, "walk", 5),
+    ],
+)
+def test_the_cheapest_way_to_row_adjoints_is_taken(weights: str, sums: int, way: str, products: int) -> None:
+    plan = plan_of(spec(weights, p=SOFTMAX))
+    assert len(plan.analysis.backward.prepass) == sums
+    assert (plan.costs.adjoint_way, plan.costs.backward_query) == (way, products)
+    assert (plan.deferred is not None) == (way == "deferred")
 
 
 @pytest.mark.parametrize(("term", "products"), [("beta", 0), ("b", 0), ("b / (1 + j)", 0), ("b / (1 + i - j)", 1)])
