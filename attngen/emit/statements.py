@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from attngen import ir
-from attngen.analysis.result import Accumulator, Carry, ForwardPass, Pivot
+from attngen.analysis.result import Accumulator, Carry, ForwardPass, Pivot, Root
 from attngen.emit.arrange import Arranged, Place, Statement, arrange, factors, lowered
 from attngen.emit.printers import Printer
 from attngen.ir import Apply, Expr, Name, Number
@@ -259,7 +259,7 @@ class Scribe:
             tuple(CarryText(c.name, c.kind, lines.tile[_term(c)], _rescale(c)) for c in this.carries),
             tuple(self._accumulator(a, lines, arranged) for a in accumulators),
             self._statistics(this),
-            lines.uses,
+            lines.uses | (self._uses(_of_search(this.root)) if this.root else lines.uses),
             self._root(this) if this.root else None,
             lines.tile.get(SUPPORT, ""),
         )
@@ -311,6 +311,11 @@ class Scribe:
         forward = self.plan.analysis.forward
         targets = {f"{a.name}_factor": f for a, f in zip(forward.accumulators, forward.factors, strict=True)}
         return self.lines(targets, self._ended(), "u")
+
+
+def _of_search(root: Root) -> tuple[Expr, ...]:
+    """The formulas of a search that stand outside of its walks."""
+    return root.low, root.high, root.residual, root.slope, root.curvature
 
 
 def _growth(pivot: Pivot, power: Fraction, old: Expr, new: Expr) -> Expr:
