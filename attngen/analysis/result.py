@@ -73,7 +73,8 @@ class Root:
     """A row value that is looked for between `low` and `high`, from `low` on, in several walks over the keys.
 
     Each walk sums the carries of its pass, whose bodies use the trial value by `name`. `residual`, which is to become
-    zero, and its first two derivatives by the trial value are formulas of them.
+    zero, and its first two derivatives by the trial value are formulas of them. `direction` is 1 if the residual is
+    known to fall from bound to bound, -1 if to rise, 0 if the search has to find out.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Root:
     residual: Expr
     slope: Expr
     curvature: Expr
+    direction: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from attngen import ir
+from attngen.analysis import functions as fn
 from attngen.analysis import symbolic as sy
 from attngen.analysis.functions import ZERO, Sym
 from attngen.analysis.result import Carry, ForwardPass, Root, RowStatistic
@@ -49,9 +50,13 @@ def gradient_summand(implicit: Implicit, root: Sym, total: Callable[[Sym], Sym])
     pairs = sy.Add(*(sy.twins_of(shares[t].xreplace(sums)) * body.xreplace(fixed) for t, body in bodies.items()))
     explicit = residual.xreplace(fixed) / sy.atom("n")
     explicit = explicit if _is_variable(explicit) else ZERO
-    return -(pairs + explicit.xreplace({sy.twin(t): sy.twins_of(v) for t, v in sums.items()})) / sy.twins_of(
-        slope.xreplace(sums)
-    )
+    explicit = explicit.xreplace({sy.twin(t): sy.twins_of(v) for t, v in sums.items()})
+    return -(pairs + explicit) * _reciprocal(sy.twins_of(slope.xreplace(sums)))
+
+
+def _reciprocal(slope: Sym) -> Sym:
+    """A residual that is flat where it ends says nothing of how the root moves: then it doesn't."""
+    return fn.where(fn.eq(slope, ZERO), ZERO, 1 / slope)
 
 
 def _is_variable(expr: Sym) -> bool:
@@ -70,7 +75,8 @@ class _Trial:
         for symbol, known in self.bodies.items():
             if known == body:
                 return symbol
-        symbol = sy.symbol(f"%trial{len(self.bodies) + 1}")
+        sign = {"nonnegative": True} if body.is_nonnegative else {"nonpositive": True} if body.is_nonpositive else {}
+        symbol = sy.symbol(f"%trial{len(self.bodies) + 1}", **sign)
         self.bodies[symbol] = body
         return symbol
 
@@ -80,7 +86,7 @@ class _Trial:
 
     def _by_sums(self, expr: Sym) -> Iterator[Sym]:
         for symbol in [s for s in self.bodies if sy.uses(expr, [s])]:
-            inner = sy.derivative(self.bodies[symbol], self.unknown)
+            inner = sy.spell(sy.derivative(self.bodies[symbol], self.unknown))
             if inner != 0:
                 yield sy.derivative(expr, symbol) * self.sum(inner)
 
@@ -93,13 +99,18 @@ def root_pass(statistic: Statistic, unknown: Sym, settled: Callable[[Sym], Sym])
     trial = _Trial(unknown)
     residual = implicit.residual.xreplace({t.symbol: trial.sum(t.body) for t in implicit.trials})
     slope = trial.slope(residual)
-    low, high, *values = (
-        sy.freeze(plain(e)) for e in (implicit.low, implicit.high, residual, slope, trial.slope(slope))
-    )
-    carries = tuple(Carry(s.name, "sum", sy.freeze(plain(body))) for s, body in trial.bodies.items())
+    direction = -1 if slope.is_nonnegative else 1 if slope.is_nonpositive else 0
+    curvature = trial.slope(slope)
+    carries = tuple(Carry(s.name, "sum", _formula(body)) for s, body in trial.bodies.items())
+    low, high, *derivatives = map(_formula, (implicit.low, implicit.high, residual, slope, curvature))
+    root = Root(unknown.name, low, high, derivatives[0], derivatives[1], derivatives[2], direction)
     meaning = meaning_of_root(statistic.implicit)
     found = RowStatistic(unknown.name, statistic.symbol.name, meaning, ir.Name(unknown.name), logarithmic=False)
-    return ForwardPass((), carries, (found,), Root(unknown.name, low, high, *values))
+    return ForwardPass((), carries, (found,), root)
+
+
+def _formula(expr: Sym) -> ir.Expr:
+    return sy.freeze(plain(expr))
 
 
 def meaning_of_root(implicit: Implicit) -> ir.Root:

@@ -120,6 +120,7 @@ class RootText:
     residual: str
     slope: str
     curvature: str
+    direction: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +273,9 @@ class Scribe:
         lines = self.lines(targets, carries, "u")
         residual, slope, curvature = (lines.text[name] for name in targets)
         before = bounds.outer + bounds.inner, bounds.text["low"], bounds.text["high"]
-        return RootText(root.name, *before, lines.outer + lines.inner, residual, slope, curvature)
+        return RootText(
+            root.name, *before, lines.outer + lines.inner, residual, slope, curvature, float(root.direction)
+        )
 
     def _ended(self) -> dict[str, Place]:
         """The names that passes leave behind beside their statistics."""

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from random import Random
 
 from attngen import ir
-from attngen.selfcheck.arithmetic import EXACT, OPERATIONS, REDUCTIONS
+from attngen.selfcheck.arithmetic import EXACT, NAN, OPERATIONS, REDUCTIONS
 from attngen.selfcheck.zero import zero
 
 Names = Mapping[str, float | list[float]]
+_NO_ZERO = 1e-9  # what the residual at a root may be of that at the bounds
 JITTER = 1e-13  # relative size of the errors that a jittered evaluation makes in every step
 
 
@@ -138,7 +139,10 @@ class Evaluation:
         return list(map(OPERATIONS[step.op], *[values[arg] for arg in step.args]))
 
     def _zero(self, residual: Residual, bounds: tuple[float, float], fixed: list[list[float]]) -> float:
-        """The root, of a residual that errs if this evaluation does; only its value at the root may not overflow."""
+        """The root, of a residual that errs if this evaluation does; only its value at the root may not overflow.
+
+        NaN if there is none between the bounds: there a root has a value, the nearer bound, but no gradient of its own.
+        """
         names = dict(zip(residual.names, fixed, strict=True))
 
         def at(value: float) -> tuple[float, bool]:
@@ -146,5 +150,7 @@ class Evaluation:
             return inner.run(residual.steps, {**names, residual.variable: value})[0], inner.overflowed
 
         found = zero(lambda value: at(value)[0], *bounds)
-        self.overflowed |= at(found)[1]
-        return found
+        at_found, overflowed = at(found)
+        self.overflowed |= overflowed
+        is_zero = abs(at_found) <= _NO_ZERO * max(abs(at(bound)[0]) for bound in bounds)
+        return found if is_zero else NAN

@@ -99,7 +99,7 @@ class Execution:
             return residual, slope, curvature
 
         low, high = (self.value(bound, known)[0] for bound in (root.low, root.high))
-        return zero_between(low, high, trial)
+        return zero_between(low, high, root.direction, trial)
 
     def _block(self, one_pass: ForwardPass, accumulators: tuple[Accumulator, ...], block: "_BlockOfRow") -> Partial:
         keys, names, width = block.keys, block.names(), len(block.keys)

@@ -12,9 +12,9 @@ _TOLERANCE = 2.0**-51  # relative to the larger bound
 Trial = Callable[[float], tuple[float, float, float]]
 
 
-def zero_between(low: float, high: float, trial: Trial) -> float:
-    """Where the residual is zero; `trial` gives it and its first two derivatives."""
-    x, last, rising = low, math.inf, None
+def zero_between(low: float, high: float, direction: int, trial: Trial) -> float:
+    """Where the residual is zero; `trial` gives it and its first two derivatives. Direction 0: not known."""
+    x, last, rising = low, math.inf, direction < 0 if direction else None
     tolerance = _TOLERANCE * max(abs(low), abs(high))
     for _ in range(_TRIALS):
         residual, slope, curvature = trial(x)

@@ -4,7 +4,6 @@ import pytest
 
 from attngen.diagnostics import SpecError
 from attngen.ir import Expr, Name, Normalizer, Reduce, Root, apply, number, walk
-from attngen.pipeline import compile_spec
 from attngen.spec import limits
 from attngen.spec.lower import read_spec
 
@@ -107,9 +106,3 @@ def test_a_root_counts_where_it_is_written_out() -> None:
     lets += [f'  t{k}: {{root: "sum(relu(s - t{k} - t{k - 1})) - t{k - 1}", between: [0, 1]}}' for k in range(1, 20)]
     with pytest.raises(SpecError, match=f"at most {limits.INLINED_NODES} parts"):
         read_spec("name: x\nlet:\n" + "\n".join(lets) + "\nweights: relu(s - t19)\n", "x")
-
-
-@pytest.mark.parametrize("text", [ENTMAX, "name: x\nweights: s\noutput: 2 * o\n"])
-def test_what_is_not_compiled_yet_is_told_so(text: str) -> None:
-    with pytest.raises(SpecError, match="can't be compiled yet"):
-        compile_spec(text, "x")
