@@ -51,10 +51,7 @@ def test_every_spec_has_a_bound() -> None:
     assert {path.stem for path in shipped()} == set(BOUNDS)
 
 
-DEFERRED = pytest.mark.xfail(reason="the adjoint of the first sum takes a walk of its own: 5 products in place of 4")
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=DEFERRED if n == "lssar" else ()) for n in BOUNDS])
+@pytest.mark.parametrize("name", BOUNDS)
 def test_passes_and_products(name: str) -> None:
     plan = compiled(name).plan
     costs, pairs = plan.costs, len(plan.pair_gradients)
