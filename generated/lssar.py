@@ -1294,16 +1294,14 @@ struct Rows {
   int64_t first_visible[MOST_ROWS], end_visible[MOST_ROWS];
   alignas(64) float a10[MOST_ROWS];
   alignas(64) float a11[MOST_ROWS];
-  alignas(64) float a12[MOST_ROWS];
-  alignas(64) float a16[MOST_ROWS];
   alignas(64) float a2[MOST_ROWS];
   alignas(64) float a4[MOST_ROWS];
   alignas(64) float a5[MOST_ROWS];
+  alignas(64) float a7[MOST_ROWS];
   alignas(64) float a8[MOST_ROWS];
   alignas(64) float a9[MOST_ROWS];
   alignas(64) float acc_factor[MOST_ROWS];
-  alignas(64) float adj1[MOST_ROWS];
-  alignas(64) float adj2[MOST_ROWS];
+  alignas(64) float adj[MOST_ROWS];
   alignas(64) float delta[MOST_ROWS];
   alignas(64) float i[MOST_ROWS];
   alignas(64) float n[MOST_ROWS];
@@ -1312,17 +1310,15 @@ struct Rows {
   alignas(64) float row_sum[MOST_ROWS];
   alignas(64) float t1[MOST_ROWS];
   alignas(64) float t10[MOST_ROWS];
-  alignas(64) float t11[MOST_ROWS];
-  alignas(64) float t14[MOST_ROWS];
+  alignas(64) float t13[MOST_ROWS];
+  alignas(64) float t17[MOST_ROWS];
   alignas(64) float t18[MOST_ROWS];
-  alignas(64) float t19[MOST_ROWS];
   alignas(64) float t2[MOST_ROWS];
-  alignas(64) float t20[MOST_ROWS];
-  alignas(64) float t23[MOST_ROWS];
+  alignas(64) float t21[MOST_ROWS];
   alignas(64) float t3[MOST_ROWS];
   alignas(64) float t4[MOST_ROWS];
   alignas(64) float t5[MOST_ROWS];
-  alignas(64) float t6[MOST_ROWS];
+  alignas(64) float t7[MOST_ROWS];
   alignas(64) float t8[MOST_ROWS];
   alignas(64) float t9[MOST_ROWS];
   alignas(64) float z1[MOST_ROWS];
@@ -1827,25 +1823,23 @@ void tile_of_prepass(const Call& call, Rows& rows, const Keys& keys, const Visib
       [[maybe_unused]] const Vec seen = EDGE ? visible.at(key, lane) : Vec(0.f);
       const Vec qk = load(scores + key * ld + lane);
       const Vec dp = load(products + key * ld + lane);
+      const Vec a10 = load(rows.a10 + lane);
       const Vec a11 = load(rows.a11 + lane);
-      const Vec a12 = load(rows.a12 + lane);
-      const Vec a16 = load(rows.a16 + lane);
       const Vec a2 = load(rows.a2 + lane);
       const Vec a4 = load(rows.a4 + lane);
       const Vec a5 = load(rows.a5 + lane);
+      const Vec a9 = load(rows.a9 + lane);
 
       const Vec a3 = softplus(a2 * qk);
       const Vec a6 = a4 * a3 - a5;
-      const Vec a7 = a6 > Vec(0.0f);
-      const Vec a13 = a12 * relu(a6);
-      const Vec a14 = square(a13 * square(a13 * square(a13)));
-      const Vec adj1_term = -select(a7, a11 * dp * a14 * a3, Vec(0.0f));
-      const Vec adj2_term = -select(a7, a16 * a14 * a3, Vec(0.0f));
+      const Vec a12 = a11 * relu(a6);
+      const Vec a13 = a10 * (a9 - Vec(15.0f) * dp);
+      const Vec a14 = a6 > Vec(0.0f);
+      const Vec a15 = a13 * square(a12 * square(a12 * square(a12))) * a3;
+      const Vec adj_term = select(a14, a15, Vec(0.0f));
 
-      const Vec adj1_here = adj1_term;
-      (load(rows.adj1 + lane) + (EDGE ? select(seen, adj1_here, Vec(0.f)) : adj1_here)).store(rows.adj1 + lane);
-      const Vec adj2_here = adj2_term;
-      (load(rows.adj2 + lane) + (EDGE ? select(seen, adj2_here, Vec(0.f)) : adj2_here)).store(rows.adj2 + lane);
+      const Vec adj_here = adj_term;
+      (load(rows.adj + lane) + (EDGE ? select(seen, adj_here, Vec(0.f)) : adj_here)).store(rows.adj + lane);
 
     }
   }
@@ -1858,34 +1852,34 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, const Visi
   const Vec LOG2E(1.4426950408889634f);
   const Vec head_dim(static_cast<float>(call.head_dim));
 
-  const Vec t7 = log(head_dim);
-  const Vec t22 = LOG2E * t7;
+  const Vec t6 = log(head_dim);
+  const Vec t20 = LOG2E * t6;
 
   for (int64_t key = 0; key < keys.count; key++) {
     for (int64_t lane = 0; lane < wide; lane += W) {
       [[maybe_unused]] const Vec seen = EDGE ? visible.at(key, lane) : Vec(0.f);
       const Vec qk = load(scores + key * ld + lane);
       const Vec dp = load(products + key * ld + lane);
+      const Vec adj = load(rows.adj + lane);
       const Vec t10 = load(rows.t10 + lane);
-      const Vec t11 = load(rows.t11 + lane);
-      const Vec t14 = load(rows.t14 + lane);
+      const Vec t13 = load(rows.t13 + lane);
+      const Vec t17 = load(rows.t17 + lane);
       const Vec t18 = load(rows.t18 + lane);
-      const Vec t19 = load(rows.t19 + lane);
-      const Vec t20 = load(rows.t20 + lane);
-      const Vec t23 = load(rows.t23 + lane);
+      const Vec t21 = load(rows.t21 + lane);
       const Vec t3 = load(rows.t3 + lane);
+      const Vec t7 = load(rows.t7 + lane);
       const Vec t8 = load(rows.t8 + lane);
       const Vec t9 = load(rows.t9 + lane);
 
-      const Vec t12 = t10 * softplus(t9 * qk) - t11;
-      const Vec t13 = relu(t12);
-      const Vec t15 = t3 * t13;
-      const Vec t16 = square(t15 * square(t15 * square(t15)));
-      const Vec weight = t14 * t13 * t16;
-      const Vec t17 = t12 > Vec(0.0f);
-      const Vec t21 = t19 + select(t17, t18 * dp * t16, Vec(0.0f));
-      const Vec t24 = t8 * (t21 - select(t17, t20 * t16, Vec(0.0f)));
-      const Vec dqk = t24 * logistic2(-(t23 * qk));
+      const Vec t11 = t9 * softplus(t8 * qk) - t10;
+      const Vec t12 = relu(t11);
+      const Vec t14 = t3 * t12;
+      const Vec t15 = square(t14 * square(t14 * square(t14)));
+      const Vec weight = t13 * t12 * t15;
+      const Vec t16 = t11 > Vec(0.0f);
+      const Vec t19 = adj + select(t16, t17 * dp * t15, Vec(0.0f));
+      const Vec t22 = t7 * (t19 - select(t16, t18 * t15, Vec(0.0f)));
+      const Vec dqk = t22 * logistic2(-(t21 * qk));
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);
@@ -1966,8 +1960,6 @@ class Backward {
       const Vec head_dim(static_cast<float>(call.head_dim));
 
       for (int64_t lane = 0; lane < rows.count; lane += W) {
-        const Vec adj1 = load(rows.adj1 + lane);
-        const Vec adj2 = load(rows.adj2 + lane);
         const Vec delta = load(rows.delta + lane);
         const Vec i = load(rows.i + lane);
         const Vec n = load(rows.n + lane);
@@ -1975,39 +1967,35 @@ class Backward {
         const Vec row_sum = load(rows.row_sum + lane);
         const Vec z1 = load(rows.z1 + lane);
 
-        const Vec t7 = log(head_dim);
-        const Vec t22 = LOG2E * t7;
+        const Vec t6 = log(head_dim);
+        const Vec t20 = LOG2E * t6;
         const Vec t1 = square(row_max * square(row_max * square(row_max)));
         const Vec t2 = row_max * t1;
         const Vec t3 = Vec(1.0f) / row_max;
-        const Vec t4 = Vec(1e-08f) + t2 * row_sum;
-        const Vec t5 = Vec(1.0f) / t4;
-        const Vec t6 = Vec(1.0f) / z1;
-        const Vec t8 = log(n);
-        const Vec t9 = t7 * t8;
-        const Vec t10 = n * t6;
-        const Vec t11 = select(Vec(3.0f) > i, Vec(0.0f), Vec(1.0f));
-        const Vec t14 = t2 * t3 * t5;
-        const Vec t18 = Vec(15.0f) * t1 * n * t6 * t5;
-        const Vec t19 = adj1 - adj2 * delta * row_max * t1 / t4;
-        const Vec t20 = Vec(15.0f) * delta * t1 * n * t6 * t5;
-        const Vec t23 = t22 * t8;
+        const Vec t4 = Vec(1.0f) / (Vec(1e-08f) + t2 * row_sum);
+        const Vec t5 = Vec(1.0f) / z1;
+        const Vec t7 = log(n);
+        const Vec t8 = t6 * t7;
+        const Vec t9 = n * t5;
+        const Vec t10 = select(Vec(3.0f) > i, Vec(0.0f), Vec(1.0f));
+        const Vec t13 = t2 * t3 * t4;
+        const Vec t17 = Vec(15.0f) * t1 * n * t5 * t4;
+        const Vec t18 = Vec(15.0f) * delta * t1 * n * t5 * t4;
+        const Vec t21 = t20 * t7;
 
         (t1).store(rows.t1 + lane);
         (t2).store(rows.t2 + lane);
         (t3).store(rows.t3 + lane);
         (t4).store(rows.t4 + lane);
         (t5).store(rows.t5 + lane);
-        (t6).store(rows.t6 + lane);
+        (t7).store(rows.t7 + lane);
         (t8).store(rows.t8 + lane);
         (t9).store(rows.t9 + lane);
         (t10).store(rows.t10 + lane);
-        (t11).store(rows.t11 + lane);
-        (t14).store(rows.t14 + lane);
+        (t13).store(rows.t13 + lane);
+        (t17).store(rows.t17 + lane);
         (t18).store(rows.t18 + lane);
-        (t19).store(rows.t19 + lane);
-        (t20).store(rows.t20 + lane);
-        (t23).store(rows.t23 + lane);
+        (t21).store(rows.t21 + lane);
       }
 
     }
@@ -2046,6 +2034,7 @@ class Backward {
     const Vec head_dim(static_cast<float>(call.head_dim));
 
     for (int64_t lane = 0; lane < rows.count; lane += W) {
+      const Vec delta = load(rows.delta + lane);
       const Vec i = load(rows.i + lane);
       const Vec n = load(rows.n + lane);
       const Vec row_max = load(rows.row_max + lane);
@@ -2056,26 +2045,23 @@ class Backward {
       const Vec a2 = a1 * log(n);
       const Vec a4 = n * (Vec(1.0f) / z1);
       const Vec a5 = select(Vec(3.0f) > i, Vec(0.0f), Vec(1.0f));
-      const Vec a8 = square(row_max * square(row_max * square(row_max)));
-      const Vec a9 = Vec(1.0f) / square(z1);
-      const Vec a10 = Vec(15.0f) * a8 * n * a9;
-      const Vec a11 = a10 * (Vec(1.0f) / (Vec(1e-08f) + row_max * a8 * row_sum));
-      const Vec a12 = Vec(1.0f) / row_max;
-      const Vec a16 = Vec(15.0f) * n * a12 * a9;
+      const Vec a7 = square(row_max * square(row_max * square(row_max)));
+      const Vec a8 = a7 * n * (Vec(1.0f) / square(z1));
+      const Vec a9 = Vec(15.0f) * delta;
+      const Vec a10 = a8 * (Vec(1.0f) / (Vec(1e-08f) + row_max * a7 * row_sum));
+      const Vec a11 = Vec(1.0f) / row_max;
 
       (a2).store(rows.a2 + lane);
       (a4).store(rows.a4 + lane);
       (a5).store(rows.a5 + lane);
+      (a7).store(rows.a7 + lane);
       (a8).store(rows.a8 + lane);
       (a9).store(rows.a9 + lane);
       (a10).store(rows.a10 + lane);
       (a11).store(rows.a11 + lane);
-      (a12).store(rows.a12 + lane);
-      (a16).store(rows.a16 + lane);
     }
 
-    std::fill_n(rows.adj1, whole_vectors(rows.count), 0.f);
-    std::fill_n(rows.adj2, whole_vectors(rows.count), 0.f);
+    std::fill_n(rows.adj, whole_vectors(rows.count), 0.f);
     const int64_t begin = call.first_visible(first_row) / call.block_n * call.block_n;
     for (int64_t first_key = begin; first_key < call.end_visible(first_row + rows.count - 1); first_key += call.block_n) {
       keys.count = std::min(call.block_n, call.n_k - first_key);

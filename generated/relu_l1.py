@@ -1156,7 +1156,8 @@ void tile_of_pass1(const Call& call, const Block& block, int64_t first_key, Stat
       [[maybe_unused]] const Vec seen = EDGE ? visible.at(lane) : Vec(0.f);
       const Vec qk = load(scores + lane);
 
-      const Vec z_term = relu(scale * qk);
+      const Vec t1 = scale * qk;
+      const Vec z_term = relu(t1);
 
       const Vec z_here = z_term;
       z_seen = z_seen + (EDGE ? select(seen, z_here, Vec(0.f)) : z_here);

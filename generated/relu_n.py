@@ -1145,7 +1145,8 @@ void tile_of_pass1(const Call& call, const Block& block, int64_t first_key, Stat
       [[maybe_unused]] const Vec seen = EDGE ? visible.at(lane) : Vec(0.f);
       const Vec qk = load(scores + lane);
 
-      const Vec acc_weight = relu(scale * qk);
+      const Vec t1 = scale * qk;
+      const Vec acc_weight = relu(t1);
 
       const Vec acc_here = acc_weight;
       store(acc_weights + lane, EDGE ? select(seen, acc_here, Vec(0.f)) : acc_here);

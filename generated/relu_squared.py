@@ -1139,7 +1139,8 @@ void tile_of_pass1(const Call& call, const Block& block, int64_t first_key, Stat
       [[maybe_unused]] const Vec seen = EDGE ? visible.at(lane) : Vec(0.f);
       const Vec qk = load(scores + lane);
 
-      const Vec acc_weight = square(relu(t1 * qk));
+      const Vec t2 = t1 * qk;
+      const Vec acc_weight = square(relu(t2));
 
       const Vec acc_here = acc_weight;
       store(acc_weights + lane, EDGE ? select(seen, acc_here, Vec(0.f)) : acc_here);
@@ -1352,9 +1353,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, const Visi
   const Vec scale(call.scale);
   const Vec key_count(static_cast<float>(call.n_k));
 
-  const Vec t1 = Vec(1.0f) / key_count;
-  const Vec t2 = scale * t1;
-  const Vec t5 = Vec(2.0f) * scale * t1;
+  const Vec t1 = scale * (Vec(1.0f) / key_count);
 
   for (int64_t key = 0; key < keys.count; key++) {
     for (int64_t lane = 0; lane < wide; lane += W) {
@@ -1362,10 +1361,9 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, const Visi
       const Vec qk = load(scores + key * ld + lane);
       const Vec dp = load(products + key * ld + lane);
 
-      const Vec t3 = t2 * qk;
-      const Vec t4 = relu(t3);
-      const Vec weight = square(t4);
-      const Vec dqk = select(t3 > Vec(0.0f), t5 * dp * t4, Vec(0.0f));
+      const Vec t2 = relu(t1 * qk);
+      const Vec weight = square(t2);
+      const Vec dqk = dp * t2;
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);
@@ -1496,8 +1494,12 @@ class Backward {
         add_tile(batch, head, first_row, first_key, block, part, key_sums, s);
       }
     }
+    const Vec scale(call.scale);
+    const Vec key_count(static_cast<float>(call.n_k));
 
-    const Vec outside = Vec(1.0f);  // the same for the whole call
+    const Vec factor = Vec(2.0f) * scale / key_count;
+
+    const Vec outside = factor;  // the same for the whole call
     for (int64_t lane = 0; lane < count; lane++) {
       if (call.dk.address) write(s.dk + lane * call.dim, outside, call.dk.at<T>(batch, kv_head, first_key + lane), call.dim);
       if (call.dv.address) write(s.dv + lane * call.value_dim, Vec(1.f), call.dv.at<T>(batch, kv_head, first_key + lane), call.value_dim);
@@ -1546,8 +1548,12 @@ class Backward {
     float* total = dq_at(task, 0);
     for (int64_t part = 1; part < parts_; part++)
       for (int64_t lane = 0; lane < call.dim * call.block_m; lane++) total[lane] += dq_at(task, part)[lane];
+    const Vec scale(call.scale);
+    const Vec key_count(static_cast<float>(call.n_k));
 
-    const Vec outside = Vec(1.0f);  // the same for the whole call
+    const Vec factor = Vec(2.0f) * scale / key_count;
+
+    const Vec outside = factor;  // the same for the whole call
     transpose32(total, call.block_m, call.dim, whole_vectors(rows.count), s.scores, whole_vectors(call.dim));
     for (int64_t r = 0; call.dq.address && r < rows.count; r++)
       write(s.scores + r * whole_vectors(call.dim), outside, call.dq.at<T>(batch, head, first_row + r), call.dim);

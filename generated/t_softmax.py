@@ -1238,7 +1238,6 @@ struct Rows {
   alignas(64) float acc_factor[MOST_ROWS];
   alignas(64) float adj1[MOST_ROWS];
   alignas(64) float adj2[MOST_ROWS];
-  alignas(64) float adj3[MOST_ROWS];
   alignas(64) float d_t[MOST_ROWS];
   alignas(64) float d_t_in[MOST_ROWS];
   alignas(64) float delta[MOST_ROWS];
@@ -1743,22 +1742,19 @@ void tile_of_prepass(const Call& call, Rows& rows, const Keys& keys, const Visib
       const Vec qk = load(scores + key * ld + lane);
       const Vec dp = load(products + key * ld + lane);
       const Vec a2 = load(rows.a2 + lane);
+      const Vec delta = load(rows.delta + lane);
       const Vec extreme = load(rows.extreme + lane);
       const Vec lse = load(rows.lse + lane);
 
       const Vec a1 = scale * qk;
       const Vec a3 = a2 + a1 > Vec(0.0f);
-      const Vec a4 = exp2(LOG2E * (a1 - lse));
-      const Vec adj1_term = -select(a3, dp * a4, Vec(0.0f));
-      const Vec adj2_term = -select(a3, a4, Vec(0.0f));
-      const Vec adj3_term = select(attains(a1, extreme), Vec(1.0f), Vec(0.0f));
+      const Vec adj1_term = select(a3, (delta - dp) * exp2(LOG2E * (a1 - lse)), Vec(0.0f));
+      const Vec adj2_term = select(attains(a1, extreme), Vec(1.0f), Vec(0.0f));
 
       const Vec adj1_here = adj1_term;
       (load(rows.adj1 + lane) + (EDGE ? select(seen, adj1_here, Vec(0.f)) : adj1_here)).store(rows.adj1 + lane);
       const Vec adj2_here = adj2_term;
       (load(rows.adj2 + lane) + (EDGE ? select(seen, adj2_here, Vec(0.f)) : adj2_here)).store(rows.adj2 + lane);
-      const Vec adj3_here = adj3_term;
-      (load(rows.adj3 + lane) + (EDGE ? select(seen, adj3_here, Vec(0.f)) : adj3_here)).store(rows.adj3 + lane);
 
     }
   }
@@ -1873,13 +1869,11 @@ class Backward {
       for (int64_t lane = 0; lane < rows.count; lane += W) {
         const Vec adj1 = load(rows.adj1 + lane);
         const Vec adj2 = load(rows.adj2 + lane);
-        const Vec adj3 = load(rows.adj3 + lane);
-        const Vec delta = load(rows.delta + lane);
         const Vec extreme = load(rows.extreme + lane);
         const Vec t_in = load(rows.t_in + lane);
 
         const Vec t3 = t_in - extreme;
-        const Vec t8 = scale * (adj1 - adj2 * delta) / adj3;
+        const Vec t8 = scale * adj1 / adj2;
 
         (t3).store(rows.t3 + lane);
         (t8).store(rows.t8 + lane);
@@ -1930,7 +1924,6 @@ class Backward {
 
     std::fill_n(rows.adj1, whole_vectors(rows.count), 0.f);
     std::fill_n(rows.adj2, whole_vectors(rows.count), 0.f);
-    std::fill_n(rows.adj3, whole_vectors(rows.count), 0.f);
     const int64_t begin = call.first_visible(first_row) / call.block_n * call.block_n;
     for (int64_t first_key = begin; first_key < call.end_visible(first_row + rows.count - 1); first_key += call.block_n) {
       keys.count = std::min(call.block_n, call.n_k - first_key);
