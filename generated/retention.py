@@ -32,6 +32,7 @@ Backward:
 import ctypes
 import functools
 import hashlib
+import inspect
 import math
 import os
 import platform
@@ -46,6 +47,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 Inputs = tuple[Tensor, ...]
@@ -2500,12 +2502,19 @@ class Request(NamedTuple):
         return 1 + len(self.places) + 3 + len(INPUT_AXES)
 
 
-def _kept(tensors: tuple[Tensor, ...], return_aux: bool) -> int:
-    """What the forward returns: no more than the caller, or a backward that may follow, has a use for."""
-    transformed = torch._C._are_functorch_transforms_active()
-    if torch.is_grad_enabled() and (transformed or any(x.requires_grad for x in tensors)):
-        return WITH_ALL
-    return WITH_ROWS if return_aux else OUTPUT_ALONE
+def _may_be_differentiated(tensors: tuple[Tensor, ...]) -> bool:
+    """Whether a backward, a transform of torch.func or a tangent of forward mode may want more than results."""
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return True
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+
+
+def _results(tensors: tuple[Tensor, ...], call: Call, return_aux: bool) -> tuple[Tensor, ...]:
+    """The forward's results, no more of them than the caller, or what may follow, has a use for."""
+    query, key, value, *inputs = tensors
+    if _may_be_differentiated(tensors):
+        return _function().apply(query, key, value, call, WITH_ALL, *inputs)  # type: ignore[no-any-return]
+    return tuple(forward_op(*tensors, *call, WITH_ROWS if return_aux else OUTPUT_ALONE))
 
 
 class _Attention(torch.autograd.Function):
@@ -2592,6 +2601,10 @@ class _AttentionBackwardForwardMode(_AttentionBackward):
     def jvp(ctx: Any, _request: Any, *tangents: Any) -> tuple[Tensor, ...]:
         tangents = tangents[: ctx.request.n_primal]
         return tuple(_directional(_plain_backward(ctx.request), ctx.saved_tensors, tangents))
+
+
+for _one in (_Attention, _AttentionBackward):  # `apply` asks for it at each call, and finding out takes 15 us
+    _one.forward.__signature__ = inspect.signature(_one.forward)  # type: ignore[attr-defined]
 
 
 def _function() -> Any:
@@ -2879,8 +2892,7 @@ def _checked(
         log_decay = _default(_default_log_decay, query, key)
     inputs: list[Tensor] = []
     inputs.append(_input("log_decay", log_decay, INPUT_AXES[0], query, key))
-    kept = _kept((query, key, value, *inputs), return_aux)
-    results = _function().apply(query, key, value, call, kept, *inputs)
+    results = _results((query, key, value, *inputs), call, return_aux)
     return results[0], *(results[place] for place in STATISTICS if return_aux)
 
 
