@@ -5,7 +5,7 @@ It imports torch for a run alone. What is measured, and how, is `attngen.bench`'
 
 import shlex
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -27,6 +27,7 @@ class Asked:
     minutes: float | None
     output: Path | None
     peers: tuple[str, ...]
+    threads: int | None = None
 
 
 def run(specs: tuple[str, ...], asked: Asked) -> None:
@@ -38,6 +39,7 @@ def run(specs: tuple[str, ...], asked: Asked) -> None:
     output = asked.output or RESULTS / f"{asked.device}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
     minutes = asked.minutes or (QUICK_MINUTES if asked.quick else MINUTES)
     plan = Plan(names, asked.device, output, command(specs, asked), minutes, asked.quick, asked.peers)
+    plan = replace(plan, threads=asked.threads)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("")
@@ -50,6 +52,7 @@ def command(specs: tuple[str, ...], asked: Asked) -> str:
     """The command as it has to be given again; where the file goes is left out."""
     words = ["attngen", "bench", *specs, "--device", asked.device, *(["--quick"] if asked.quick else [])]
     words += ["--minutes", f"{asked.minutes:g}"] if asked.minutes else []
+    words += ["--threads", str(asked.threads)] if asked.threads else []
     return shlex.join([*words, *(word for peer in asked.peers for word in ("--peer", peer))])
 
 

@@ -5,6 +5,7 @@ It imports torch. How tiles are searched is `attngen.tune`'s; where they are kep
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -71,26 +72,27 @@ def forget(specs: tuple[str, ...]) -> None:
 
 
 def compile_only(specs: tuple[str, ...], asked: Asked, target: str, given: tuple[tiles.Tile, ...]) -> None:
-    """Rank candidates by what their machine code needs, for a GPU that need not be there."""
+    """Rank candidates by what their machine code needs, for a GPU that need not be there; those that time allows."""
     if target not in TARGETS:
         raise ValueError(f"'{target}' is not one of {', '.join(TARGETS)}")
+    end = time.monotonic() + 60 * asked.minutes
     for kernel in asked.kernels or KERNELS[:3]:
         for width in asked.head_dims or (64, 128):
             for dtype in asked.dtypes or ("bfloat16",):
                 question = cost.Question(kernel, target, Case(width, dtype))
-                outcomes = _compiled(specs, question, given)
+                outcomes = _compiled(specs, question, given, end)
                 click.echo(f"{kernel}, head dim {width}, {dtype}, {target}: {', '.join(specs)}")
                 click.echo(ranking(outcomes))
 
 
 def _compiled(
-    specs: tuple[str, ...], question: cost.Question, given: tuple[tiles.Tile, ...]
+    specs: tuple[str, ...], question: cost.Question, given: tuple[tiles.Tile, ...], end: float
 ) -> tuple[cost.Outcome, ...]:
     with _bar() as bar:
 
         def told(done: int, of: int) -> bool:
             bar("compiling", done, of)
-            return True
+            return time.monotonic() < end
 
         return cost.ranked(specs, question, given, 2, told)
 

@@ -62,7 +62,7 @@ class Cell:
 def gpu_cells(specs: Iterable[str], quick: bool) -> tuple[Cell, ...]:
     """The GPU grid for these specs, what matters most first. `quick`: two lengths, head dims 64 and 128."""
     specs = tuple(specs)
-    named = tuple(spec for spec in specs if spec in NAMED) or specs
+    named = tuple(spec for spec in NAMED if spec in specs) or specs
     lengths, widths = ((4096, 16384), (128, 64)) if quick else (LENGTHS, HEAD_DIMS)
     ways: tuple[Direction, ...] = ("forward", "backward")
     shapes = [_tokens(n, d, is_causal) for d, n, is_causal in product(widths, lengths, (False, True))]
@@ -85,7 +85,7 @@ def _tokens(length: int, width: int, is_causal: bool, group: int = 1) -> Case:
 def cpu_cells(specs: Iterable[str], quick: bool) -> tuple[Cell, ...]:
     """The CPU grid: batch 1, 8 heads, 2048 rows, head dim 64. `quick`: no causal cells but two."""
     specs = tuple(specs)
-    named = tuple(spec for spec in specs if spec in NAMED) or specs
+    named = tuple(spec for spec in NAMED if spec in specs) or specs
     shapes = (_cpu(dtype="float32"), _cpu(dtype="bfloat16"))
     cells = [Cell(s, shape, "forward") for shape, s in product(shapes, _first(named, quick))]
     cells += [Cell(s, _cpu(), "both") for s in named]

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from attngen.bench.grid import Cell
 from attngen.bench.record import Result
 
@@ -37,7 +39,8 @@ class Request:
 def peak_of(spec: str, cell: Cell, contender: str, seconds: float) -> Result:
     """The contender's peak on the cell, or the result that says why there is none."""
     command = [sys.executable, "-m", "attngen.bench.memory", Request(spec, cell, contender).to_json()]
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    environment = {**os.environ, **settings, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:

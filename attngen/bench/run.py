@@ -27,7 +27,7 @@ MEMORY_SECONDS = 180.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run. `only` names the contenders to run, all if empty; `cells` the grid, the device's own if None."""
+    """What to run. `only` names the contenders, all if empty; `cells` None is the device's own grid."""
 
     specs: tuple[str, ...]
     device: str
@@ -37,6 +37,7 @@ class Plan:
     quick: bool = False
     only: tuple[str, ...] = ()
     cells: tuple[Cell, ...] | None = None
+    threads: int | None = None
 
     @property
     def effort(self) -> Effort:
@@ -57,6 +58,8 @@ def bench(plan: Plan, progress: Progress, stopwatch: Stopwatch | None = None) ->
         raise ValueError("there is no GPU that torch can use; --device cpu benches on the CPU")
     watch = stopwatch or Stopwatch(clock_for(plan.device))
     end = watch.now() + 60 * plan.minutes
+    if plan.threads is not None:
+        torch.set_num_threads(plan.threads)
     peers = _peers(plan)
     subjects = {found.normalizer.name: found for found in map(subject, plan.specs)}
     cells = _cells(plan, tuple(subjects))

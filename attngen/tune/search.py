@@ -28,7 +28,7 @@ from attngen.verify.tolerance import Expectation, Violation, check, expect
 Verdict = Literal["timed", "wrong", "failed", "not tried"]
 Progress = Callable[[str, int, int], None]  # what is done, candidates done, candidates in all
 FINALISTS = 3
-_BRIEFLY, _AT_LENGTH = Effort(3, 5, 0.5), Effort(7, 40, 3.0)
+_BRIEFLY, _AT_LENGTH = Effort(1, 5, 0.5), Effort(4, 40, 3.0)  # seconds for each contender
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def _race(
     trials: dict[Tile, Trial], runs: dict[Tile, Callable[[], object]], watch: Watch, effort: Effort
 ) -> dict[Tile, Trial]:
     names = {str(tile): tile for tile in runs}
-    effort = replace(effort, seconds=effort.seconds * len(runs))
+    effort = replace(effort, seconds=min(effort.seconds * len(runs), max(0.0, watch.end - watch.now())))
     times = interleaved({name: runs[tile] for name, tile in names.items()}, watch.clock, effort, watch.now)
     return {
         names[name]: replace(trials[names[name]], verdict="failed", reason=str(taken))

@@ -95,9 +95,12 @@ def _tiles(wanted: Wanted, question: Question, watch: Watch, progress: Progress)
     if wanted.device == "cpu":
         return candidates(question.kernel, itemsize)
     case = audit.Case(question.case.d, question.case.dtype, question.case.is_causal)
-    asked = cost.Question(question.kernel, cost.target_of(torch.cuda.get_device_capability()), case)
+    target = "gfx942" if torch.version.hip else cost.target_of(torch.cuda.get_device_capability())
+    asked = cost.Question(question.kernel, target, case)
     outcomes = cost.ranked((wanted.spec,), asked, (), max(1, (os.cpu_count() or 2) // 2), _compiling(watch, progress))
-    return tuple(outcome.tile for outcome in outcomes if not outcome.problems)[:TIMED]
+    fitting = tuple(outcome for outcome in outcomes if outcome.ctas)
+    fine = tuple(outcome for outcome in fitting if not outcome.problems)
+    return tuple(outcome.tile for outcome in fine or fitting)[:TIMED]  # at head dim 256 nothing may be without a spill
 
 
 def _compiling(watch: Watch, progress: Progress) -> Callable[[int, int], bool]:

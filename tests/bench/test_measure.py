@@ -1,10 +1,11 @@
 """Timing with a clock that counts: who runs when, how often, and what becomes of the samples."""
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
-from attngen.bench.measure import CpuClock, Effort, Times, interleaved, times_of
+from attngen.bench.measure import CpuClock, Effort, Times, clock_for, interleaved, times_of
 
 
 class Counting:
@@ -74,3 +75,30 @@ def test_without_contenders_there_is_nothing() -> None:
     assert interleaved({}, Counting(), Effort(), seconds(1)) == {}
     with pytest.raises(IndexError):
         times_of([])
+
+
+def test_the_clock_of_a_gpu_empties_the_cache_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            log.append("event")
+
+        def elapsed_time(self, end: "Event") -> float:
+            return 250.0
+
+    class Buffer:
+        def zero_(self) -> None:
+            log.append("flush")
+
+    sizes: list[int] = []
+    monkeypatch.setattr("torch.cuda.Event", Event)
+    monkeypatch.setattr("torch.cuda.synchronize", lambda: log.append("wait"))
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda: SimpleNamespace(L2_cache_size=200 * 2**20))
+    monkeypatch.setattr("torch.empty", lambda size, **_: sizes.append(size) or Buffer())
+    assert clock_for("cuda").time(lambda: log.append("run")) == 0.25
+    assert log == ["flush", "event", "run", "event", "wait"]
+    assert sizes == [400 * 2**20]

@@ -6,8 +6,11 @@ from types import ModuleType
 
 import pytest
 
+from attngen.bench.measure import CpuClock
 from attngen.runtime.interpreter import interpreting
 from attngen.runtime.tiles import Tile, read
+from attngen.tune import cost, session
+from attngen.tune.cost import Outcome
 from attngen.tune.search import Found, Question, Watch, search
 from attngen.tune.session import Wanted, questions, tune
 from attngen.verify.case import Case
@@ -157,3 +160,29 @@ def test_questions_of_a_gpu_are_its_kernels_at_the_size_of_the_bench() -> None:
     assert len(asked) == 2 * 2 * 3
     assert {q.case.batch * q.case.n_q * q.case.heads * q.case.d for q in asked} == {16384 * 2048}
     assert {check.dtype for q in asked for check in q.checks} == {"bfloat16"}
+
+
+@pytest.mark.parametrize("spoiled", [False, True])
+def test_candidates_of_a_gpu_are_compiled_first(spoiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best by rank, those with problems only where there are no others, none that doesn't fit."""
+    outcomes = [
+        Outcome(
+            (16 * n, 16, 4, 1), 128, 0, 0 if n == 1 else 2, 0.25, float(n), ("spills",) if spoiled or n == 2 else ()
+        )
+        for n in range(1, 20)
+    ]
+    asked: list[cost.Question] = []
+
+    def ranked(specs: object, question: cost.Question, *rest: object) -> tuple[Outcome, ...]:
+        asked.append(question)
+        return tuple(outcomes)
+
+    monkeypatch.setattr(cost, "ranked", ranked)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
+    wanted = Wanted("sigmoid", "cuda", ("bfloat16",), (64,), 1.0)
+    question = next(questions(subject_of("sigmoid"), wanted))
+    watch = Watch(CpuClock(), 1e9)
+    tiles = session._tiles(wanted, question, watch, lambda what, done, of: None)
+    first = 2 if spoiled else 3
+    assert tiles == tuple((16 * n, 16, 4, 1) for n in range(first, first + session.TIMED))
+    assert (asked[0].kernel, asked[0].target, asked[0].case.head_dim) == ("forward", "sm_90", 64)
