@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attngen import ir
 from attngen.bench.grid import Cell, Direction
-from attngen.bench.peer import Attention, Layout, Peer, Task, Unsupported
+from attngen.bench.peer import Attention, Layout, Peer, Task, Unsupported, setting
 from attngen.bench.record import Result
 from attngen.verify.blockwise import one_head
 from attngen.verify.case import Form
@@ -80,7 +80,18 @@ def _line(text: str, width: int = 240) -> str:
 
 
 def timed_part(attention: Attention, task: Task) -> Callable[[], tuple[Tensor, ...]]:
-    """What the clock sees: the output, the gradients, or both."""
+    """What the clock sees: the output, the gradients, or both, in the environment that the contender asks for."""
+    with setting(attention.environment):
+        run = _part(attention, task)
+
+    def in_environment() -> tuple[Tensor, ...]:
+        with setting(attention.environment):
+            return run()
+
+    return in_environment if attention.environment else run
+
+
+def _part(attention: Attention, task: Task) -> Callable[[], tuple[Tensor, ...]]:
     operands, direction = task.drawn.operands, task.cell.direction
     query, key, value, d_out = (
         _laid(x, attention.layout) for x in (operands.query, operands.key, operands.value, task.drawn.grad_out)

@@ -4,8 +4,10 @@ Peers differ in what they compute, where they run and how their tensors lie in m
 of that. Whether two specs mean the same is decided by their formulas, not by their names.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
 
@@ -51,11 +53,15 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """An attention ready to be timed. `note` says what a reader of the figure has to know."""
+    """An attention ready to be timed. `note` says what a reader of the figure has to know.
+
+    `environment` holds variables of the process that are set while it runs, in either direction.
+    """
 
     attend: Attend
     layout: Layout = "bhnd"
     note: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,21 @@ def need(condition: bool, reason: str) -> None:
     """Raise Unsupported unless the condition holds."""
     if not condition:
         raise Unsupported(reason)
+
+
+@contextlib.contextmanager
+def setting(variables: Mapping[str, str]) -> Iterator[None]:
+    """Within the block the process has these environment variables."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def formula_of(normalizer: ir.Normalizer) -> str | None:

@@ -6,6 +6,7 @@ All of them are asked about every cell. One that can't run it says why, and that
 import importlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attngen.bench.flex import flex
-from attngen.bench.peer import Attention, Peer, Task, need
+from attngen.bench.peer import Attention, Peer, Task, need, setting
 from attngen.bench.written_out import written_out
 
 OURS = "attngen"
@@ -26,7 +27,14 @@ def peers_for(device: str, quick: bool) -> tuple[Peer, ...]:
     ours = (Peer(OURS, _ours),)
     written = (Peer("written out, compiled", _compiled), Peer("written out, eager", _eager))
     if device == "cpu":
-        return (*ours, Peer("SDPA", partial(_sdpa, None)), Peer("FlexAttention", partial(flex, {}, None)), *written)
+        paths = tuple(Peer(f"{OURS} {path}", partial(_path_of_ours, path)) for path in ("native", "portable"))
+        return (
+            *ours,
+            *paths,
+            Peer("SDPA", partial(_sdpa, None)),
+            Peer("FlexAttention", partial(flex, {}, None)),
+            *written,
+        )
     backends = {name: getattr(SDPBackend, backend) for name, backend in _SDPA.items()}
     sdpa = tuple(Peer(f"SDPA {name}", partial(_sdpa, backend)) for name, backend in backends.items())
     flexes = [Peer("FlexAttention", partial(flex, {}, None))]
@@ -47,9 +55,34 @@ def _ours(task: Task) -> Attention:
 
 
 def _path(task: Task) -> str:
-    module: dict[str, Any] = getattr(task.op, "__globals__", {})
+    """Which of its paths the op takes by itself, and whether tiles were tuned."""
+    module = _globals(task)
     tuned = ", tuned tiles" if module.get("TUNED") or module.get("OVERRIDES") else ""
-    return ("Triton kernels" if task.device == "cuda" else "CPU path") + tuned
+    if task.device == "cuda":
+        return f"Triton kernels{tuned}"
+    return ("native kernels" if _is_native(task) else "plain torch") + tuned
+
+
+def _path_of_ours(path: str, task: Task) -> Attention:
+    """One of the CPU's two paths, where the op has both."""
+    need("_on_native" in _globals(task), "the op has one path for CPUs")
+    with setting({_VARIABLE: path}):
+        need(path == "portable" or _is_native(task), "the native kernels can't be built here")
+    return replace(_ours(task), environment={_VARIABLE: path}, note="")
+
+
+_VARIABLE = "ATTNGEN_CPU"
+
+
+def _is_native(task: Task) -> bool:
+    on_native = _globals(task).get("_on_native")
+    return on_native is not None and bool(on_native(task.drawn.operands.query))
+
+
+def _globals(task: Task) -> dict[str, Any]:
+    """The names of the generated module that the op comes from."""
+    found: dict[str, Any] = getattr(task.op, "__globals__", {})
+    return found
 
 
 def _eager(task: Task) -> Attention:

@@ -24,7 +24,7 @@ from attngen.tune.search import Found, Progress, Question, Watch, search
 from attngen.verify.case import Case, DType, Form
 from attngen.verify.subject import Subject
 
-TIMED = 8  # candidates of each question that are timed on a GPU
+TIMED = 12  # candidates of each question that are timed on a GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +98,16 @@ def _tiles(wanted: Wanted, question: Question, watch: Watch, progress: Progress)
     target = "gfx942" if torch.version.hip else cost.target_of(torch.cuda.get_device_capability())
     asked = cost.Question(question.kernel, target, case)
     outcomes = cost.ranked((wanted.spec,), asked, (), max(1, (os.cpu_count() or 2) // 2), _compiling(watch, progress))
-    fitting = tuple(outcome for outcome in outcomes if outcome.ctas)
-    fine = tuple(outcome for outcome in fitting if not outcome.problems)
-    return tuple(outcome.tile for outcome in fine or fitting)[:TIMED]  # at head dim 256 nothing may be without a spill
+    return _promising(outcomes)
+
+
+def _promising(outcomes: tuple[cost.Outcome, ...]) -> tuple[Tile, ...]:
+    """The best by rank and the best by instructions per score, in turn: many warps hide what few instructions avoid."""
+    fitting = [outcome for outcome in outcomes if outcome.ctas]
+    fine = [outcome for outcome in fitting if not outcome.problems] or fitting  # at head dim 256 all may spill
+    lean = sorted(fine, key=lambda outcome: outcome.per_score)
+    in_turn = (outcome.tile for pair in zip(fine, lean, strict=True) for outcome in pair)
+    return tuple(dict.fromkeys(in_turn))[:TIMED]
 
 
 def _compiling(watch: Watch, progress: Progress) -> Callable[[int, int], bool]:

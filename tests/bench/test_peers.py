@@ -1,7 +1,9 @@
 """Peers at small shapes: what they compute is the spec's formula, and what they can't they say."""
 
+import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -104,7 +106,7 @@ def test_emulations_are_the_formula(name: str, is_causal: bool) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(SHIPPED) - set(EMULATED)))
 def test_what_has_no_emulation_says_why(name: str) -> None:
-    with pytest.raises(Unsupported, match=r"no emulation: weights may be (zero|negative)"):
+    with pytest.raises(Unsupported, match=r"no emulation( is known|: weights may be (zero|negative))"):
         emulation_of(task(name))
 
 
@@ -163,6 +165,33 @@ def test_a_backend_that_is_not_there_is_a_failure_with_its_message() -> None:
     failed = entered("SDPA cuDNN", task("softmax"), "cuda")
     assert failed.status == "failed"
     assert "kernel" in failed.reason.lower()
+
+
+def test_the_two_paths_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An op that has both is timed on both, forward and backward, with the variable set for as long as it runs."""
+    seen: list[str | None] = []
+    right = written_out(task("softmax"))
+    given = task("softmax", "backward")
+    assert entered("attngen native", given).reason == "the op has one path for CPUs"
+
+    def op(q: Tensor, k: Tensor, v: Tensor, **options: object) -> Tensor:
+        seen.append(os.environ.get("ATTNGEN_CPU"))
+        out = right(q, k, v)
+        out.register_hook(lambda grad: seen.append(os.environ.get("ATTNGEN_CPU")))
+        return out
+
+    names = {"_on_native": lambda query: os.environ.get("ATTNGEN_CPU") == "native", "out": op}
+    exec("def both(q, k, v, **options):\n    return out(q, k, v, **options)", names)
+    given = replace(given, op=names["both"])
+    for path in ("native", "portable"):
+        seen.clear()
+        ready = entered(f"attngen {path}", given)
+        assert isinstance(ready, Ready), ready
+        assert seen == [path, path]
+    assert entered("attngen", given).result.note == "plain torch"
+    assert "ATTNGEN_CPU" not in os.environ
+    monkeypatch.setitem(names, "_on_native", lambda query: False)
+    assert "can't be built" in entered("attngen native", given).reason
 
 
 def test_formulas_are_compared_not_names() -> None:
