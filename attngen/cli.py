@@ -172,6 +172,7 @@ def verify(spec: str, replay: str | None, interpret: bool, statics: Statics, **s
 @click.option("--quick", is_flag=True, help="A smaller grid, within ten minutes.")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Begin no new cell after this time.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the CPU; all without the option.")
+@click.option("--quantity", type=click.Choice(("time", "memory")), help="Only the cells that measure this.")
 @click.option("--peer", "peers", multiple=True, metavar="NAME", help="Run this contender; all without the option.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="The result; a new file in benchmarks/results by default.")  # fmt: skip

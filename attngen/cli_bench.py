@@ -7,12 +7,16 @@ import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from attngen import catalog
+
+if TYPE_CHECKING:
+    from attngen.bench.grid import Quantity
 
 RESULTS = Path("benchmarks/results")
 MINUTES, QUICK_MINUTES = 240.0, 10.0
@@ -28,6 +32,7 @@ class Asked:
     output: Path | None
     peers: tuple[str, ...]
     threads: int | None = None
+    quantity: "Quantity | None" = None
 
 
 def run(specs: tuple[str, ...], asked: Asked) -> None:
@@ -39,7 +44,7 @@ def run(specs: tuple[str, ...], asked: Asked) -> None:
     output = asked.output or RESULTS / f"{asked.device}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
     minutes = asked.minutes or (QUICK_MINUTES if asked.quick else MINUTES)
     plan = Plan(names, asked.device, output, command(specs, asked), minutes, asked.quick, asked.peers)
-    plan = replace(plan, threads=asked.threads)
+    plan = replace(plan, threads=asked.threads, quantity=asked.quantity)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("")
@@ -52,6 +57,7 @@ def command(specs: tuple[str, ...], asked: Asked) -> str:
     """The command as it has to be given again; where the file goes is left out."""
     words = ["attngen", "bench", *specs, "--device", asked.device, *(["--quick"] if asked.quick else [])]
     words += ["--minutes", f"{asked.minutes:g}"] if asked.minutes else []
+    words += ["--quantity", asked.quantity] if asked.quantity else []
     words += ["--threads", str(asked.threads)] if asked.threads else []
     return shlex.join([*words, *(word for peer in asked.peers for word in ("--peer", peer))])
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from attngen.bench.contend import Ready, enter, expected, failure, task_of
-from attngen.bench.grid import Cell, cpu_cells, gpu_cells
+from attngen.bench.grid import Cell, Quantity, cpu_cells, gpu_cells
 from attngen.bench.machine import ceilings, clocks, environment
 from attngen.bench.measure import Clock, Effort, clock_for, interleaved
 from attngen.bench.memory import peak_of
@@ -22,12 +22,15 @@ from attngen.bench.record import BenchRun, Result, save
 from attngen.bench.subject import Benched, subject
 
 Progress = Callable[[int, int, str], None]  # cells done, cells in all, what comes next
-MEMORY_SECONDS = 180.0
+MEMORY_SECONDS = 400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run. `only` names the contenders, all if empty; `cells` None is the device's own grid."""
+    """What to run. `only` names the contenders, all if empty; `cells` None is the device's own grid.
+
+    `quantity` leaves the cells that measure something else out.
+    """
 
     specs: tuple[str, ...]
     device: str
@@ -38,6 +41,7 @@ class Plan:
     only: tuple[str, ...] = ()
     cells: tuple[Cell, ...] | None = None
     threads: int | None = None
+    quantity: Quantity | None = None
 
     @property
     def effort(self) -> Effort:
@@ -88,7 +92,8 @@ def _peers(plan: Plan) -> tuple[Peer, ...]:
 def _cells(plan: Plan, names: tuple[str, ...]) -> tuple[Cell, ...]:
     if plan.cells is not None:
         return plan.cells
-    return gpu_cells(names, plan.quick) if plan.device == "cuda" else cpu_cells(names, plan.quick)
+    cells = gpu_cells(names, plan.quick) if plan.device == "cuda" else cpu_cells(names, plan.quick)
+    return tuple(cell for cell in cells if plan.quantity in (None, cell.quantity))
 
 
 def _begun(plan: Plan, cells: tuple[Cell, ...], clock: Clock) -> BenchRun:

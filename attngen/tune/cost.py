@@ -1,9 +1,9 @@
 """The compile-only search: every candidate is compiled for a GPU that need not be there, and its machine code is read.
 
 One outcome per tile, the worst of all ops in each number: a tile has to hold for every formula. Best first: nothing
-wrong, then resident warps per scheduler (up to 3 count), then instructions of the main loop per score. A rank says
-where to look, it is no time. The rows of `attngen/emit/configs.py` come from here. Several processes, seconds for each
-candidate that isn't in Triton's cache.
+wrong, then loads in a pipeline, then resident warps per scheduler (up to 3 count), then instructions per score. A rank
+says where to look, it is no time. The rows of `attngen/emit/configs.py` come from here. Several processes, seconds for
+each candidate that isn't in Triton's cache.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -59,8 +59,9 @@ class Outcome:
         return self.ctas * self.tile[2] / 4
 
     @property
-    def rank(self) -> tuple[int, float, float]:
-        return len(self.problems), -min(self.warps_per_scheduler, ENOUGH_WARPS), self.per_score
+    def rank(self) -> tuple[int, bool, float, float]:
+        alone = self.tile[3] == 1  # one stage waits for each of its loads
+        return len(self.problems), alone, -min(self.warps_per_scheduler, ENOUGH_WARPS), self.per_score
 
 
 def ranked(
