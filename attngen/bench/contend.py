@@ -6,6 +6,7 @@ constants, since most peers have no gradient for them. The backward is timed alo
 """
 
 import gc
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -124,12 +125,13 @@ def _one_head(tensor: Tensor, name: str, layout: Layout, task: Task) -> Tensor:
     return plain[:1, : 1 if name in ("grad key", "grad value") else task.cell.case.group]
 
 
-def _errors(found: Results, exact: Results, layout: Layout, task: Task) -> dict[str, float]:
+def _errors(found: Results, exact: Results, layout: Layout, task: Task) -> dict[str, float | None]:
     return {name: _error(_one_head(x, name, layout, task), exact[name]) for name, x in found.items()}
 
 
-def _error(found: Tensor, exact: Tensor) -> float:
-    return float((found.double() - exact).abs().max() / exact.abs().max())
+def _error(found: Tensor, exact: Tensor) -> float | None:
+    error = float((found.double() - exact).abs().max() / exact.abs().max())
+    return error if math.isfinite(error) else None
 
 
 def _allocated(device: str) -> int:

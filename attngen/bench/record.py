@@ -23,7 +23,9 @@ Status = Literal["measured", "unsupported", "not installed", "failed", "not run"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of one contender on one cell. `errors`: largest error over the largest magnitude, by tensor."""
+    """What came of one contender on one cell. `errors`: largest error over the largest magnitude, by tensor;
+    None where the result is not finite.
+    """
 
     cell: Cell
     contender: str
@@ -32,7 +34,7 @@ class Result:
     note: str = ""
     times: Times | None = None
     peak_bytes: int | None = None
-    errors: dict[str, float] | None = None
+    errors: dict[str, float | None] | None = None
 
     @property
     def rate(self) -> float | None:

@@ -88,7 +88,7 @@ def _table(run: BenchRun, results: list[Result]) -> Table:
 
 def _cells(run: BenchRun, result: Result, ours: float | None) -> list[str]:
     memory = "-" if result.peak_bytes is None else f"{result.peak_bytes / 2**20:,.0f}"
-    error = f"{max(result.errors.values()):.1e}" if result.errors else "-"
+    error = _error(result)
     if result.times is None or result.rate is None:
         return [result.contender, *["-"] * 6, error, memory, result.note]
     times, share = result.times, share_of_ceiling(run, result)
@@ -97,3 +97,11 @@ def _cells(run: BenchRun, result: Result, ours: float | None) -> list[str]:
     of = "-" if share is None else f"{share:.0%}"
     rate = result.rate / (1e12 if run.environment.kind == "cuda" else 1e9)
     return [result.contender, *shown, f"{rate:.4g}", of, ratio, error, memory, result.note]
+
+
+def _error(result: Result) -> str:
+    """The largest of all tensors."""
+    if not result.errors:
+        return "-"
+    finite = [error for error in result.errors.values() if error is not None]
+    return f"{max(finite):.1e}" if len(finite) == len(result.errors) else "not finite"

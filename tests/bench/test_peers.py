@@ -50,7 +50,8 @@ def entered(name: str, given: Task, device: str = "cpu") -> Any:
 @pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_formula_written_out(name: str, is_causal: bool) -> None:
-    given = task(name, "both", is_causal=is_causal)
+    gain = 0.1 if name == "scaled_cosine" else 1.0  # it means unit vectors
+    given = task(name, "both", is_causal=is_causal, gain=gain)
     ready = entered("written out, eager", given)
     assert isinstance(ready, Ready), ready
     assert ready.result.errors is not None
@@ -70,6 +71,12 @@ def test_sdpa_is_softmax_alone(is_causal: bool) -> None:
     assert max(entered("SDPA", task("softmax", "both", is_causal=is_causal)).result.errors.values()) < 1e-5
     refused = entered("SDPA", task("sigmoid"))
     assert (refused.status, refused.reason) == ("unsupported", "softmax only")
+
+
+def test_a_result_that_overflows_is_told() -> None:
+    """exp of scores that are not subtracted a maximum from: the baseline takes the formula as it stands."""
+    ready = entered("written out, eager", task("softmax", gain=1e4))
+    assert ready.result.errors == {"out": None}
 
 
 def test_a_wrong_contender_shows_its_error() -> None:

@@ -19,6 +19,7 @@ CEILINGS = (Ceiling("matrix product", "float32", 1e11, "2048^3"), Ceiling("memor
 def a_run(started: str = "2026-11-21T00:00:00Z") -> BenchRun:
     results = (
         Result(CELL, "attngen", "measured", "", "CPU path", times_of([0.2, 0.1, 0.3]), 1 << 20, {"out": 1e-7}),
+        Result(CELL, "written out, eager", "measured", times=times_of([0.8]), errors={"out": None}),
         Result(CELL, "SDPA", "measured", times=times_of([0.4])),
         Result(CELL, "triton-sigmoid", "unsupported", "sigmoid only"),
         Result(DECODING, "attngen", "measured", times=times_of([1e-3])),
@@ -49,8 +50,8 @@ def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
 def test_shares_of_the_ceiling() -> None:
     run = a_run()
     assert share_of_ceiling(run, run.results[0]) == pytest.approx(CELL.flops / 0.2 / 1e11)
-    assert share_of_ceiling(run, run.results[3]) == pytest.approx(2 * 16384 * 64 * 4 / 1e-3 / 2e10)
-    assert share_of_ceiling(run, run.results[2]) is None
+    assert share_of_ceiling(run, run.results[4]) == pytest.approx(2 * 16384 * 64 * 4 / 1e-3 / 2e10)
+    assert share_of_ceiling(run, run.results[3]) is None
 
 
 def test_the_report_names_everybody() -> None:
@@ -58,5 +59,7 @@ def test_the_report_names_everybody() -> None:
     assert "  triton-sigmoid: unsupported, sigmoid only\n" in text
     (ours,) = [line for line in text.splitlines() if line.startswith("attngen ") and "CPU path" in line]
     assert ours.split()[1:8] == ["200.000", "100.000", "300.000", "42.95", "43%", "1.00", "1.0e-07"]
+    (eager,) = [line for line in text.splitlines() if line.startswith("written out")]
+    assert eager.endswith("not finite         -")
     (sdpa,) = [line for line in text.splitlines() if line.startswith("SDPA")]
     assert sdpa.split()[6] == "0.50"  # ours takes half of its time
