@@ -29,13 +29,16 @@ def load(spec: str | os.PathLike[str], /, **statics: object) -> Callable[..., An
     Raises SpecError for a spec that is wrong, FileNotFoundError for one that isn't there, CacheError where the cache
     folder isn't safe (`ATTNGEN_CACHE_DIR` names another).
     """
+    return load_text(catalog.read(spec), {name: str(value) for name, value in statics.items()})
+
+
+def load_text(spec: catalog.SpecText, statics: dict[str, str]) -> Callable[..., Any]:
+    """As `load`, of a spec's text."""
     # Loading an op brings torch with it; `import attngen` alone does not.
     from attngen.runtime.loader import load_built
     from attngen.runtime.tiles import use_tuned
 
-    text = catalog.read(spec)
-    values = {name: str(value) for name, value in statics.items()}
-    name, module = load_built(request_digest(text, values), lambda: _compile(text, values))
+    name, module = load_built(request_digest(spec, statics), lambda: _compile(spec, statics))
     use_tuned(name, module)
     op: Callable[..., Any] = getattr(module, f"{name}_attention")
     return op

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from attngen import ir
-from attngen.api import request_digest
+from attngen.api import load_text
 from attngen.catalog import SpecText
 from attngen.diagnostics import InternalError, SpecError
 from attngen.dynamo import agree
@@ -26,8 +26,6 @@ from attngen.dynamo.rewrite import check_sizes, replace
 from attngen.dynamo.spelled_out import COMPOSITES, spell_out
 from attngen.dynamo.verdicts import remembered
 from attngen.dynamo.versions import Version, versions
-from attngen.pipeline import Compilation, compile_spec
-from attngen.runtime.loader import load_built
 from attngen.spec.lower import read_spec
 
 _LOG = logging.getLogger("attngen")
@@ -174,17 +172,10 @@ def _static_atoms(lifted: Lifted, again: Lifted | None) -> set[str]:
 
 def _built(spec: str) -> Callable[..., Any]:
     """The op of the spec, from the disk if it was built before."""
-    text = SpecText("<lifted>", spec)
-
-    def build() -> Compilation:
-        return compile_spec(spec, text.path, {})
-
     try:
-        name, module = load_built(request_digest(text, {}), build)
+        return load_text(SpecText("<lifted>", spec), {})
     except (SpecError, InternalError) as error:
         raise NotLifted(f"the formula can't be compiled: {str(error).splitlines()[0]}") from error
-    attention: Callable[..., Any] = getattr(module, f"{name}_attention")
-    return attention
 
 
 def _mask_text(version: Version) -> str:

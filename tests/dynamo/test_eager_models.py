@@ -1,49 +1,22 @@
 """Models of transformers with random weights and eager attention: fused, and what they were otherwise."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from torch._dynamo.utils import counters
 
 from attngen.dynamo.backend import compile_reporting
 from attngen.dynamo.fuse import fuse
 from attngen.dynamo.report import CompileReport
+from tests.dynamo.tiny import MODELS, llama
 
-transformers = pytest.importorskip("transformers")
-
-SIZES = {
-    "vocab_size": 32,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "attn_implementation": "eager",
-    "pad_token_id": 0,
-}
-WINDOWED = {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]}
 CAUSAL, WINDOW = "window (-1, 0), upper_left", "window (5, 0), upper_left"
-
-
-def llama() -> Any:
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES))
-
-
-def gemma2() -> Any:
-    more = {**WINDOWED, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 2.0}
-    return transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**SIZES, **more))
-
-
-def gpt_oss() -> Any:
-    more = {**WINDOWED, "num_local_experts": 2, "num_experts_per_tok": 1, "rope_parameters": {"rope_type": "default"}}
-    return transformers.GptOssForCausalLM(transformers.GptOssConfig(**SIZES, **more))
 
 
 @dataclass
@@ -63,7 +36,6 @@ class Pair:
         return [(entry.spec_text.split("weights: ")[1].strip(), entry.mask) for entry in self.report.replaced[since:]]
 
 
-MODELS: dict[str, Callable[[], Any]] = {"llama": llama, "gemma2": gemma2, "gpt_oss": gpt_oss}
 FORMULAS = {
     "llama": "exp(s) / sum(exp(s))",
     "gemma2": "exp(tanh(s / 2) * 2) / sum(exp(tanh(s / 2) * 2))",
