@@ -244,6 +244,31 @@ def tune(specs: tuple[str, ...], compile_only: bool, target: str, tiles: Any, fo
         raise click.UsageError(str(error)) from None
 
 
+@main.command()
+@click.argument("target", metavar="FILE.py:NAME")
+@click.argument("shapes", metavar="SHAPE...", nargs=-1, required=True)
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=".", show_default=True,
+              metavar="DIR", help="Folder that the specs are written to.")  # fmt: skip
+def lift(target: str, shapes: tuple[str, ...], output: Path) -> None:
+    """Write attention in Python code as specs.
+
+    NAME is a function or a model in FILE.py, or in a module that can be imported; NAME() is called first, to make
+    one. The file is run, and what it names is compiled with tensors of these shapes, such as 2,4,128,64 or
+    2,128:int64. Fails if no attention is found that can be lifted.
+
+    \b
+        attngen lift model.py:attention 2,4,128,64 2,4,128,64 2,4,128,64
+        attngen lift model.py:GPT() 2,128:int64 -o specs
+    """
+    from attngen.cli_lift import run
+
+    try:
+        lifted = run(target, shapes, output)
+    except (ValueError, ImportError) as error:
+        raise click.UsageError(str(error)) from None
+    _exit_unless(lifted)
+
+
 @main.command("list")
 @click.option("--markdown", is_flag=True, help="The page docs/normalizers.md: what each costs, and its spec.")
 def list_specs(markdown: bool) -> None:

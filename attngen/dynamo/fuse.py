@@ -128,7 +128,8 @@ def _fuse_region(region: Region) -> Replaced:
             continue
         where = place_of(region.second)
         replace(region, lifted, version, attention, _static_atoms(lifted, again))
-        return Replaced(where, version.spec, _mask_text(version))
+        named = tuple((name, str(region.leaves[leaf])) for name, leaf in version.inputs)
+        return Replaced(where, version.spec, _mask_text(version), _own_scale(version, lifted), named)
     raise reason
 
 
@@ -176,6 +177,12 @@ def _built(spec: str) -> Callable[..., Any]:
         return load_text(SpecText("<lifted>", spec), {})
     except (SpecError, InternalError) as error:
         raise NotLifted(f"the formula can't be compiled: {str(error).splitlines()[0]}") from error
+
+
+def _own_scale(version: Version, lifted: Lifted) -> float | None:
+    """The call's scale where it isn't what a call has by itself."""
+    usual = max((atom.size for atom in lifted.geometry.depth), default=1) ** -0.5
+    return None if abs(version.scale - usual) < 1e-12 else version.scale
 
 
 def _mask_text(version: Version) -> str:

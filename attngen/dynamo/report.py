@@ -5,15 +5,29 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Replaced:
-    """One attention that a fused op computes now. `spec_text` is a spec that `attngen build` takes."""
+    """One attention that a fused op computes now. `spec_text` is a spec that `attngen build` takes.
+
+    `mask` is the call's band, `scale` its scale where that isn't 1/sqrt(head dim), `inputs` the spec's inputs with what
+    they were in the model.
+    """
 
     where: str
     spec_text: str
     mask: str = ""
+    scale: float | None = None
+    inputs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The spec's."""
+        return self.spec_text.partition("name: ")[2].partition("\n")[0]
 
     def __str__(self) -> str:
-        formula = next(line for line in self.spec_text.splitlines() if line.startswith("weights: "))
-        return f"{self.where}: {formula}" + (f", {self.mask}" if self.mask else "")
+        lines = self.spec_text.splitlines()
+        formula = next(line for line in lines if line.startswith("weights: "))
+        lets = lines[lines.index("let:") + 1 : lines.index(formula)] if "let:" in lines else []
+        call = "".join(f", {part}" for part in (self.mask, f"scale {self.scale}" if self.scale else "") if part)
+        return "\n".join([f"{self.where}: {formula}{call}", *(f"            {line.strip()}" for line in lets)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ holds if hidden keys get weight zero and no reduction counts them, which the che
 takes every tensor as an input.
 """
 
-import hashlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attngen import ir, notation
+from attngen import ir
 from attngen.dynamo.bands import Band, Diagonals, diagonals_of
 from attngen.dynamo.formulas import FALSE, LARGE, QK, TRUE, constant, op, rebuilt, split_scale
 from attngen.dynamo.geometry import Geometry
@@ -22,6 +21,7 @@ from attngen.dynamo.layout import Dims, steps_to
 from attngen.dynamo.lifted import Lifted
 from attngen.dynamo.nodes import NotLifted
 from attngen.dynamo.positions import formulas
+from attngen.dynamo.written import spec_text
 from attngen.ir import Apply, Expr, Input, Number, Reduce
 
 _AXES: tuple[ir.Axis, ...] = ("batch", "head", "query", "key")
@@ -207,14 +207,3 @@ def axes_of(dims: Dims, geometry: Geometry) -> tuple[ir.Axis, ...]:
     if any(atom not in {a for group in geometry.pair_dims for a in group} for atom in atoms):
         raise NotLifted("an input with an axis that attention has no place for")
     return axes
-
-
-def spec_text(inputs: tuple[Input, ...], weights: Expr) -> str:
-    """A spec that `attngen build` takes. Equal formulas get equal texts, and so one place in the cache."""
-    lines = ["inputs:"] if inputs else []
-    for entry in inputs:
-        grad = "" if entry.grad else ", grad: false"
-        lines.append(f"  {entry.name}: {{shape: [{', '.join(entry.axes)}]{grad}}}")
-    body = "\n".join([*lines, f"weights: {notation.text(weights)}"])
-    name = f"lifted_{hashlib.sha256(body.encode()).hexdigest()[:8]}"
-    return f"name: {name}\ntitle: Attention lifted from a model by torch.compile\n{body}\n"
