@@ -133,6 +133,12 @@ _EMULATIONS: dict[str, Callable[[Task], Emulation]] = {
     "affine_scaled": _affine_scaled,
 }  # fmt: skip
 _ZERO = "no emulation: weights may be zero, and their logarithm is not finite"
-_IMPOSSIBLE = {
-    "relu_squared": _ZERO, "softpick": _ZERO, "hstu": "no emulation: weights may be negative",
-}  # fmt: skip
+_NEGATIVE = "no emulation: weights may be negative"
+_MAY_BE_ZERO = (
+    "cosformer", "lssar", "polynomial", "rebased", "relu_l1", "relu_n", "relu_squared", "softpick", "t_softmax",
+)  # fmt: skip
+_MAY_BE_NEGATIVE = (
+    "affine_total", "affine_visible", "cog", "hstu", "hstu_scaled", "identity", "l2", "power", "retention",
+    "row_scaled", "two_temperatures",
+)  # fmt: skip
+_IMPOSSIBLE = dict.fromkeys(_MAY_BE_ZERO, _ZERO) | dict.fromkeys(_MAY_BE_NEGATIVE, _NEGATIVE)
