@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from attngen import ir
-from attngen.analysis.result import Accumulator, Analysis, Deferred, InputGradient, RowSum
+from attngen.analysis.result import Accumulator, Analysis, Deferred, InputGradient, Output, RowSum
 
 # A walk over the keys of its own; one walk, with the adjoint applied at its end; accumulators more in the forward.
 AdjointWay = Literal["walk", "deferred", "saved"]
@@ -104,7 +104,7 @@ def schedule(normalizer: ir.Normalizer, analysis: Analysis) -> OpPlan:
         analysis=analysis,
         aux=aux,
         saved_rows=tuple(dict.fromkeys(_saved_rows(analysis) + tuple(a.row for a in aux))),
-        saved_accumulators=tuple(p.accumulator for p in backward.products),
+        saved_accumulators=_saved_accumulators(analysis),
         handed_over=_handed_over(analysis),
         deferred=backward.deferred if costs.adjoint_way == "deferred" else None,
         row_gradients=by_level["row"],
@@ -118,7 +118,14 @@ def _backward_names(analysis: Analysis) -> frozenset[str]:
     backward = analysis.backward
     exprs = [backward.weights, backward.dqk, *(p.body for p in backward.prepass)]
     exprs += [g.value for g in backward.inputs] + [s.body for g in backward.inputs for s in g.sums]
+    if analysis.output is not None:
+        exprs += formulas_of_output_gradient(analysis.output)
     return frozenset().union(*map(ir.names, exprs))
+
+
+def formulas_of_output_gradient(output: Output) -> list[ir.Expr]:
+    sums = (*output.sums, *output.adjoints, *output.inputs)
+    return [*(s.body for s in sums), output.gradient]
 
 
 def _aux(analysis: Analysis) -> tuple[AuxRow, ...]:
@@ -148,6 +155,12 @@ def _forward_names(analysis: Analysis) -> frozenset[str]:
         exprs += [c.body for c in this.carries] + [s.value for s in this.statistics if s.value != ir.Name(s.name)]
         exprs += [this.root.low, this.root.high] if this.root else []
     return frozenset().union(*map(ir.names, exprs))
+
+
+def _saved_accumulators(analysis: Analysis) -> tuple[str, ...]:
+    """Those that products need; and the weighted sum, last of all, if a step follows it."""
+    products = tuple(p.accumulator for p in analysis.backward.products)
+    return (*products, analysis.output.name) if analysis.output else products
 
 
 def _saved_rows(analysis: Analysis) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ passes      reductions, their passes, the output's terms
 carries     the stable form of every pass
 gradient    row adjoints, gradients of the dot product and of the inputs
 backward    the gradients in the stable form, as formulas of what the forward leaves behind
+output      the step behind the weighted sum
 """
 
 from fractions import Fraction
@@ -14,6 +15,7 @@ from attngen.analysis.backward import Settled
 from attngen.analysis.carries import Carries, SymbolicCarry, derive_carries
 from attngen.analysis.functions import Sym
 from attngen.analysis.labels import Label, labels
+from attngen.analysis.output import derive_output
 from attngen.analysis.passes import Staged, stage
 from attngen.analysis.rename import readable_names
 from attngen.analysis.result import (
@@ -27,12 +29,10 @@ from attngen.analysis.result import (
 )
 from attngen.analysis.roots import root_pass
 from attngen.analysis.stabilize import plain
-from attngen.diagnostics import Diagnostic, SpecError
 
 
 def analyze(normalizer: ir.Normalizer) -> Analysis:
     """The passes, stable forms and gradients of `normalizer`. Raises SpecError if a formula has no finite value."""
-    _refuse_what_has_no_passes_yet(normalizer)
     staged = stage(normalizer)
     carries = derive_carries(staged)
     named = labels(normalizer, staged)
@@ -44,13 +44,9 @@ def analyze(normalizer: ir.Normalizer) -> Analysis:
         backward=gradients.backward(),
         adjoints=gradients.adjoints(),
         support=gradients.support() if normalizer.claims.sparse else None,
+        output=derive_output(normalizer, carries.output_unit),
     )
     return readable_names(analysis, normalizer)
-
-
-def _refuse_what_has_no_passes_yet(normalizer: ir.Normalizer) -> None:
-    if normalizer.output != ir.Name("o"):
-        raise SpecError((Diagnostic("an `output` can't be compiled yet", None, "no `output`"),))
 
 
 def _kind(staged: Staged, carries: Carries) -> str:
@@ -71,7 +67,7 @@ def _forward(staged: Staged, carries: Carries, named: dict[str, Label]) -> Forwa
         Accumulator(a.symbol.name, _stable(a.body), _pivot_name(a), _rational(a.power)) for a in carries.accumulators
     )
     factors = tuple(
-        _stable(carries.fresh(term.h) * (a.total / a.symbol))
+        _stable(carries.fresh(term.h) * (a.total / a.symbol) / carries.output_unit)
         for term, a in zip(staged.terms, carries.accumulators, strict=True)
     )
     return Forward(passes, accumulators, factors)

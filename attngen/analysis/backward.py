@@ -32,12 +32,13 @@ class Settled:
         return derive_adjoints(self.staged, self.carries)
 
     def settle(self, expr: Sym) -> Sym:
-        """In terms of what is known behind all passes, and stable."""
-        return sy.factor_terms(plain(self.carries.normalized(expr)))
+        """In terms of what is known behind all passes, and stable. dP is that of the sum relative to its unit."""
+        relative = {DP: DP / self.carries.output_unit}
+        return sy.factor_terms(plain(self.carries.normalized(expr.xreplace(relative))))
 
     @cached_property
     def weights(self) -> Sym:
-        return self.settle(self.staged.weights)
+        return self.settle(self.staged.weights / self.carries.output_unit)
 
     @cached_property
     def dqk(self) -> Sym:
@@ -45,11 +46,10 @@ class Settled:
 
     @cached_property
     def inputs(self) -> tuple["_Gradient", ...]:
-        """The gradients of the inputs that want one and occur in the weights."""
+        """The gradients of the inputs that want one and occur in the weights or, then of zero, behind them."""
         bodies = [self.staged.weights, *(s.body for s in self.staged.statistics)]
-        wanted = [i for i in self.normalizer.inputs if i.grad]
-        used = [i for i in wanted if any(sy.uses(body, [sy.atom(i.name)]) for body in bodies)]
-        return tuple(_gradient(i, self) for i in used)
+        used = set().union(ir.names(self.normalizer.output), *({s.name for s in body.free_symbols} for body in bodies))
+        return tuple(_gradient(i, self) for i in self.normalizer.inputs if i.grad and i.name in used)
 
     @cached_property
     def prepass(self) -> dict[Sym, Sym]:

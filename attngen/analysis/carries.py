@@ -2,7 +2,7 @@
 
 Turns the primitive statistics and the output's terms into pivots, carries and accumulators. Exponents that are
 proportional to each other share a pivot; high powers of one base share one as well. An accumulator uses a pivot only if
-its factor holds a statistic, since nothing else could make up for the pivot.
+its factor holds a statistic, or a step follows, since nothing else could make up for the pivot.
 """
 
 from dataclasses import dataclass, field
@@ -72,6 +72,7 @@ class Carries:
     carries: list[SymbolicCarry] = field(default_factory=list)
     accumulators: list[SymbolicCarry] = field(default_factory=list)
     known: dict[Sym, Sym] = field(default_factory=dict)
+    output_unit: Sym = fn.ONE  # what the weighted sum lacks before the step that follows it
     logarithms: dict[Sym, Sym] = field(default_factory=dict)  # statistic -> symbol of its logarithm
     bounds: list[Sym] = field(default_factory=list)  # exponents that are never positive: s - lse
 
@@ -135,10 +136,14 @@ def derive_carries(staged: Staged) -> Carries:
     last = staged.n_passes - 1
     for index, term in enumerate(staged.terms, 1):
         form = scaled(result.settled(term.f))
-        group, power = _group(result, form, last) if staged.scope.uses_statistics(term.h) else (None, fn.ZERO)
+        made_up = staged.has_output or staged.scope.uses_statistics(term.h)
+        group, power = _group(result, form, last) if made_up else (None, fn.ZERO)
         symbol = sy.symbol(f"%acc{index}")
         body = group.relative(form, power) if group else form.value
         result.accumulators.append(SymbolicCarry(symbol, "sum", body, last, group, power, None))
+    if staged.has_output and not any(staged.scope.uses_statistics(t.h) for t in staged.terms):
+        (accumulator,) = result.accumulators
+        result.output_unit = accumulator.total / accumulator.symbol
     return result
 
 

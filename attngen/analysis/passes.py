@@ -31,6 +31,7 @@ class Staged:
     terms: tuple[Term, ...]  # of the output, all accumulated in the last pass
     score: Sym
     scope: Scope
+    has_output: bool  # whether a last step follows the weighted sum
 
     @property
     def n_passes(self) -> int:
@@ -71,18 +72,19 @@ def stage(normalizer: ir.Normalizer) -> Staged:
         definitions[statistic.symbol] = value
         definitions[sy.twin(statistic.symbol)] = sy.twins_of(value)
     weights = sy.spell(weights.xreplace(definitions))
-    return _finish(weights, score, primitives)
+    return _finish(weights, score, primitives, normalizer.output != ir.Name("o"))
 
 
-def _finish(weights: Sym, score: Sym, primitives: "_Primitives") -> Staged:
+def _finish(weights: Sym, score: Sym, primitives: "_Primitives", has_output: bool) -> Staged:
     scope = primitives.scope()
     terms = separate(weights, scope) or (Term(fn.ONE, fn.ZERO),)  # weights of zero are a term as well
-    if sum(not scope.is_row(t.f) for t in terms) > MOST_OUTPUT_TERMS:
+    together = has_output and not any(scope.uses_statistics(t.h) for t in terms)  # so as to share a pivot
+    if together or sum(not scope.is_row(t.f) for t in terms) > MOST_OUTPUT_TERMS:
         terms = (Term(fn.ONE, weights),)
     weights = sy.Add(*(t.h * t.f for t in terms))  # separated, so that what cancels is gone
     used = _needed(weights, primitives.statistics)
     pass_of = {s.symbol: primitives.pass_of[s.symbol] for s in used}
-    return Staged(used, pass_of, weights, terms, score, scope)
+    return Staged(used, pass_of, weights, terms, score, scope, has_output)
 
 
 def _needed(weights: Sym, statistics: tuple[Statistic, ...]) -> tuple[Statistic, ...]:

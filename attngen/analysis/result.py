@@ -171,6 +171,33 @@ class Backward:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelSum:
+    """A sum over the channels of one row; `body` is of one channel."""
+
+    name: str
+    body: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What becomes of a channel of the weighted sum, called `name`: `value`, a formula of it and of `sums`.
+
+    `gradient` is that of the weighted sum, from the gradient of the output, `d_out`, from `sums` and then `adjoints`,
+    each of which may use those before it. `inputs`: sums that are the gradients of row-level inputs, as far as they
+    come from this step. Formulas of the backward speak of the same sum: where its weights are known relative to a
+    pivot, so is it.
+    """
+
+    name: str
+    sums: tuple[ChannelSum, ...]
+    value: Expr
+    d_out: str
+    adjoints: tuple[ChannelSum, ...]
+    gradient: Expr
+    inputs: tuple[ChannelSum, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Adjoint:
     """For people: the row adjoint of one statistic, as derived."""
 
@@ -192,3 +219,4 @@ class Analysis:
     backward: Backward
     adjoints: tuple[Adjoint, ...]
     support: Expr | None
+    output: Output | None

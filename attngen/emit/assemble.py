@@ -11,6 +11,7 @@ from attngen import ir, notation
 from attngen.analysis.result import InputGradient, RowSum
 from attngen.emit import context as ct
 from attngen.emit import glossary as gl
+from attngen.emit.channels import last_step, output_gradient
 from attngen.emit.configs import NATIVE_TILES, configs
 from attngen.emit.cpp import assemble_cpp, expressible
 from attngen.emit.printers import TORCH, TRITON, TRITON_TRANSPOSED, Printer
@@ -89,6 +90,7 @@ class _Assembly:
             inputs=tuple(self.input_text(i) for i in normalizer.inputs),
             input_axes=tuple(i.axes for i in normalizer.inputs),
             gradient_places=tuple((self.positions[g.name], g.level) for g in self.gradient_order()),
+            output_gradient=output_gradient(plan),
             root_trials=ROOT_TRIALS,
             uses_math=any(
                 p.root or p.pivots or any(c.kind != "sum" for c in p.carries) for p in plan.analysis.forward.passes
@@ -131,8 +133,11 @@ class _Assembly:
             ct.Term(a.name, _column(lines.text[f"{a.name}_factor"], self.is_row(f), printer))
             for a, f in zip(self.plan.analysis.forward.accumulators, self.plan.analysis.forward.factors, strict=True)
         )
-        kernel = self.kernel_use([*(p.uses for p in passes), lines.uses])
-        return ct.ForwardText(passes, ct.Output(lines.outer + lines.inner, terms), kernel)
+        last = last_step(self.plan, printer)
+        step, uses = last if last else (None, lines.uses)
+        kernel = self.kernel_use([*(p.uses for p in passes), lines.uses, uses])
+        name = self.plan.analysis.output.name if self.plan.analysis.output else "out"
+        return ct.ForwardText(passes, ct.Output(lines.outer + lines.inner, terms, name, step), kernel)
 
     def is_row(self, expr: ir.Expr) -> bool:
         """Whether a row-level formula really varies from row to row."""

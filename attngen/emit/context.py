@@ -21,11 +21,42 @@ class Term:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelText:
+    """A sum over the channels of a row: lines that lead to it, and its body, spread over a tile."""
+
+    name: str
+    lines: tuple[str, ...]
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step over channels: sums in order, then lines and the text of one channel's value."""
+
+    sums: tuple[ChannelText, ...]
+    lines: tuple[str, ...]
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
-    """What follows the last pass: lines, and the output as a sum of terms."""
+    """What follows the last pass: lines, the weighted sum as a sum of terms, called `name`, and a step behind it."""
 
     lines: tuple[str, ...]
     terms: tuple[Term, ...]
+    name: str
+    step: Step | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputGradient:
+    """The way back through the step behind the weighted sum `name`; `inputs` get a part of their gradient from it."""
+
+    name: str
+    d_out: str
+    step: Step
+    inputs: tuple[tuple[int, str], ...]  # (position, name)
+    uses: Uses
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,5 +233,6 @@ class ModuleContext:
     inputs: tuple[InputText, ...]
     input_axes: tuple[tuple[str, ...], ...]
     gradient_places: tuple[tuple[int, str], ...]  # (input, level) of each result of the backward behind dV
+    output_gradient: OutputGradient | None
     root_trials: int
     uses_math: bool

@@ -268,7 +268,7 @@ class Scribe:
     def _root(self, this: ForwardPass) -> RootText:
         assert this.root is not None
         root, carries = this.root, {c.name: Place(row=True) for c in this.carries}
-        bounds = self.lines({"low": root.low, "high": root.high}, self._ended(), "u")
+        bounds = self.lines({"low": root.low, "high": root.high}, self.ended(), "u")
         targets = {"residual": root.residual, "slope": root.slope, "curvature": root.curvature}
         lines = self.lines(targets, carries, "u")
         residual, slope, curvature = (lines.text[name] for name in targets)
@@ -277,7 +277,7 @@ class Scribe:
             root.name, *before, lines.outer + lines.inner, residual, slope, curvature, float(root.direction)
         )
 
-    def _ended(self) -> dict[str, Place]:
+    def ended(self) -> dict[str, Place]:
         """The names that passes leave behind beside their statistics."""
         passes = self.plan.analysis.forward.passes
         names = [x.name for p in passes for group in (p.carries, p.pivots) for x in group]
@@ -313,7 +313,7 @@ class Scribe:
         """Row factors on the accumulators, by the names `<accumulator>_factor`."""
         forward = self.plan.analysis.forward
         targets = {f"{a.name}_factor": f for a, f in zip(forward.accumulators, forward.factors, strict=True)}
-        return self.lines(targets, self._ended(), "u")
+        return self.lines(targets, self.ended(), "u")
 
 
 def _of_search(root: Root) -> tuple[Expr, ...]:

@@ -39,18 +39,27 @@ def difference(execution: Execution, truth: OnCase) -> Difference | None:
 
 
 def _values_differ(truth: OnCase, row: int, executed: tuple[RowResult, RowGradients]) -> Difference | None:
-    case, base = truth.case, truth.base[row]
-    values = [case.value[key] for key in case.seen[row]]
+    case, base, result = truth.case, truth.base[row], executed[0]
     tolerance = _VALUE * max(map(abs, base)) + _NOISE * truth.noise[row]
-    for key, found, wanted in zip(case.seen[row], executed[1].weights, base, strict=True):
+    weights = _in_proportion(executed[1].weights, base) if result.has_step else executed[1].weights
+    for key, found, wanted in zip(case.seen[row], weights, base, strict=True):
         if _differ(found, wanted, tolerance):
             return Difference(f"the backward's weight of key {key} in row {row}", found, wanted)
-    spread = sum(abs(x) for value in values for x in value)
-    for channel, found in enumerate(executed[0].output):
-        wanted = sum(w * value[channel] for w, value in zip(base, values, strict=True))
-        if _differ(found, wanted, tolerance * spread):
+    if result.has_step:
+        tolerance = _VALUE * max(map(abs, truth.outputs[row])) + _NOISE * truth.output_noise[row]
+    else:
+        tolerance *= sum(abs(x) for key in case.seen[row] for x in case.value[key])
+    for channel, (found, wanted) in enumerate(zip(result.output, truth.outputs[row], strict=True)):
+        if _differ(found, wanted, tolerance):
             return Difference(f"channel {channel} of the output of row {row}", found, wanted)
     return None
+
+
+def _in_proportion(found: list[float], wanted: list[float]) -> list[float]:
+    """Weights before a step may lack a factor of the row, which the gradients tell: scaled here to the largest."""
+    largest = max(range(len(wanted)), key=lambda index: abs(wanted[index]))
+    factor = wanted[largest] / found[largest] if found[largest] else 1.0
+    return [x * factor for x in found]
 
 
 def _differ(found: float, wanted: float, tolerance: float) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import reduce
 
 from attngen import ir
-from attngen.analysis.result import Accumulator, Carry, Deferred, ForwardPass, InputGradient, Pivot, Root
+from attngen.analysis.result import Accumulator, Carry, ChannelSum, Deferred, ForwardPass, InputGradient, Pivot, Root
 from attngen.schedule import OpPlan, sums_of
 from attngen.selfcheck.arithmetic import exp, larger, logarithm, smaller
 from attngen.selfcheck.case import Case
@@ -44,9 +44,14 @@ class RowGradients:
 
 @dataclass(frozen=True, slots=True)
 class RowResult:
-    """`known`: row values by name when the last pass has ended; `carried`: the accumulators among others."""
+    """`known`: row values by name when the last pass has ended; `carried`: the accumulators among others.
+
+    `weighted` is the weighted sum, relative to its pivot if a step follows that makes up for it.
+    """
 
     output: list[float]
+    weighted: list[float]
+    has_step: bool
     known: dict[str, float]
     carried: dict[str, list[float]]
 
@@ -80,7 +85,33 @@ class Execution:
         parts_of_output = [
             [factor * x for x in carried[a.name]] for factor, a in zip(factors, forward.accumulators, strict=True)
         ]
-        return RowResult([sum(channel) for channel in zip(*parts_of_output, strict=True)], known, carried)
+        weighted = [sum(channel) for channel in zip(*parts_of_output, strict=True)]
+        has_step = self.plan.analysis.output is not None
+        return RowResult(self._last_step(weighted, known), weighted, has_step, known, carried)
+
+    def _last_step(self, weighted: list[float], known: Mapping[str, float]) -> list[float]:
+        output = self.plan.analysis.output
+        if output is None:
+            return weighted
+        names = self._over_channels(output.sums, {**known, output.name: weighted}, len(weighted))
+        return self.value(output.value, names, len(weighted))
+
+    def _over_channels(self, sums: Iterable[ChannelSum], names: Names, channels: int) -> Names:
+        """The names with those of the sums, each of which may use the ones before."""
+        for one in sums:
+            names = {**names, one.name: sum(self.value(one.body, names, channels))}
+        return names
+
+    def _through_output(self, case: Case, row: int, result: RowResult) -> tuple[list[float], dict[str, float]]:
+        """The gradient of the weighted sum, and the parts of input gradients that come from the step behind it."""
+        output, d_out = self.plan.analysis.output, case.d_out[row]
+        if output is None:
+            return d_out, {}
+        saved = {name: result.known[name] for name in self.plan.saved_rows}
+        names: Names = {**case.row_names(row), **saved, output.name: result.weighted, output.d_out: d_out}
+        names = self._over_channels((*output.sums, *output.adjoints), names, len(d_out))
+        inputs = {s.name: sum(self.value(s.body, names, len(d_out))) for s in output.inputs}
+        return self.value(output.gradient, names, len(d_out)), inputs
 
     def _walk(self, one_pass: ForwardPass, case: Case, row: int, known: dict[str, float]) -> Partial:
         accumulators = self.plan.analysis.forward.accumulators if self._is_last(one_pass) else ()
@@ -116,15 +147,18 @@ class Execution:
     def backward(self, case: Case, row: int, result: RowResult) -> RowGradients:
         plan, backward = self.plan, self.plan.analysis.backward
         saved = {name: result.known[name] for name in plan.saved_rows}
-        found = self._row_values(case, row, result)
+        d_weighted, by_output = self._through_output(case, row, result)
+        found = self._row_values(d_weighted, result)
         width = len(case.seen[row])
-        base: Names = {**case.names(row), **saved, backward.dp: case.d_weights(row)}
+        d_weights = [_dot(d_weighted, case.value[key]) for key in case.seen[row]]
+        base: Names = {**case.names(row), **saved, backward.dp: d_weights}
         summed = self._sums(((p.name, p.body) for p in backward.prepass), {**base, **found}, width)
         by_query: dict[str, float] = {**case.row_names(row), **saved, **found, **summed}
         if plan.deferred is None:
             inputs = self._row_inputs(plan.row_gradients, {**base, **by_query}, by_query, width)
         else:  # the query kernel knows the sum of the prepass only at its end
             inputs = self._row_inputs(plan.deferred.inputs, {**base, **found}, by_query, width)
+        inputs |= {name: [x + by_output.get(name, 0.0) for x in of_row] for name, of_row in inputs.items()}
         by_key: Names = {**base, **{name: by_query[name] for name in plan.handed_over}}
         for gradient in plan.key_gradients + plan.pair_gradients:
             inputs[gradient.name] = self.value(gradient.value, by_key, width)
@@ -147,12 +181,12 @@ class Execution:
         own, slope = (self.value(expr, pairs, len(qk)) for expr in (deferred.own, deferred.slope))
         return [a + rows[deferred.late] * b for a, b in zip(own, slope, strict=True)]
 
-    def _row_values(self, case: Case, row: int, result: RowResult) -> dict[str, float]:
-        """delta = dO . O, and the products of dO with the saved accumulators."""
-        plan, backward, d_out = self.plan, self.plan.analysis.backward, case.d_out[row]
-        found = {} if backward.delta is None else {backward.delta: _dot(d_out, result.output)}
-        saved = {name: result.carried[name] for name in plan.saved_accumulators}
-        return found | {p.name: _dot(d_out, saved[p.accumulator]) for p in backward.products}
+    def _row_values(self, d_weighted: list[float], result: RowResult) -> dict[str, float]:
+        """delta = dO . O, and the products of dO with the saved accumulators; O without the step behind it."""
+        backward, saved = self.plan.analysis.backward, result.carried
+        found = {} if backward.delta is None else {backward.delta: _dot(d_weighted, result.weighted)}
+        products = [p for p in backward.products if p.accumulator in self.plan.saved_accumulators]
+        return found | {p.name: _dot(d_weighted, saved[p.accumulator]) for p in products}
 
     def _sums(self, bodies: Iterable[tuple[str, ir.Expr]], names: Names, width: int) -> dict[str, float]:
         return {name: sum(self.value(body, names, width)) for name, body in bodies}
