@@ -1903,10 +1903,10 @@ def _largest_cache() -> int:
 _L2 = functools.cache(_largest_cache)
 
 
-def _native_tile(kernel: str, query: Tensor, value: Tensor) -> tuple[int, int]:
+def _native_tile(kernel: str, query: Tensor, value: Tensor, call: Call) -> tuple[int, int]:
     """(queries, keys) of a tile, in whole vectors."""
-    if "native" in OVERRIDES:
-        tile = OVERRIDES["native"]
+    tile = OVERRIDES.get("native") or _tuned("native", query, value, call)
+    if tile is not None:
         chosen = (tile.block_m, tile.block_n)
     else:
         width, itemsize = max(query.shape[-1], value.shape[-1]), query.element_size()
@@ -1940,7 +1940,7 @@ def _run_native(kernel: str, operands: _Operands, call: Call, head_dim: int) -> 
     query, key, value, out, inputs, saved, d_out, gradients, raw = operands
     numbers = [query.shape[0], query.shape[1], query.shape[1] // key.shape[1], query.shape[2], key.shape[2]]
     numbers += [query.shape[3], value.shape[3], call.left, call.right, call.offset]
-    numbers += [*_native_tile(kernel, query, value), head_dim]
+    numbers += [*_native_tile(kernel, query, value, call), head_dim]
     whole = ("batch", "head", "query", "key")
     for tensor in (query, key, value, out, d_out, *gradients):
         numbers += _view(tensor, whole)

@@ -18,7 +18,7 @@ import torch
 
 from attngen.bench.measure import Clock, Effort, Times, interleaved
 from attngen.runtime.tiles import Tile
-from attngen.tune.candidates import PORTABLE, tile_text
+from attngen.tune.candidates import NATIVE, PORTABLE, tile_text
 from attngen.verify.case import Case
 from attngen.verify.draw import Drawn
 from attngen.verify.reference import Operands
@@ -173,7 +173,7 @@ def _timed(subject: Subject, question: Question, drawn: Drawn, tile: Tile) -> Ca
 
     if question.kernel == "forward":
         return forward
-    if question.kernel == PORTABLE:
+    if question.kernel in (PORTABLE, NATIVE):
         return both
     out = subject.run(operands, question.case.call)
 
@@ -208,6 +208,8 @@ def shipped_tile(subject: Subject, question: Question, drawn: Drawn) -> Tile:
     if question.kernel == PORTABLE:
         return tuple(module.PORTABLE_TILE)
     call = module._call(drawn.operands.query, drawn.operands.key, question.case.is_causal, None, None, "upper_left")
+    if question.kernel == NATIVE:
+        return (*module._native_tile("forward", drawn.operands.query, drawn.operands.value, call), 0, 0)
     return tuple(module._tile_for(question.kernel, drawn.operands.query, drawn.operands.value, call))
 
 

@@ -1,9 +1,9 @@
 """A tuning of one op on the device at hand: which questions are asked, which candidates each gets, what is kept.
 
 On a GPU candidates are compiled first and read (`attngen.tune.cost`); what spills, doesn't fit or serializes is out,
-and the best by rank are timed. On the CPU the blocks of the path of plain torch are timed. Kernels are tuned one after
-the other, each with the tiles that were found for those before it. What was found is kept where an op that is loaded
-through `attngen.load` finds it; nothing else changes.
+and the best by rank are timed. On the CPU the blocks of the path that the op takes are timed. Kernels are tuned one
+after the other, each with the tiles that were found for those before it. What was found is kept where an op that is
+loaded through `attngen.load` finds it; nothing else changes.
 """
 
 import os
@@ -19,7 +19,7 @@ from attngen.bench.grid import HIDDEN, TOKENS
 from attngen.bench.measure import clock_for
 from attngen.runtime.tiles import Tile, Tuned, digest_of, keep, this_machine
 from attngen.tune import cost
-from attngen.tune.candidates import KERNELS, PORTABLE, candidates
+from attngen.tune.candidates import KERNELS, NATIVE, PORTABLE, candidates
 from attngen.tune.search import Found, Progress, Question, Watch, search
 from attngen.verify.case import Case, DType, Form
 from attngen.verify.subject import Subject
@@ -57,13 +57,17 @@ def tune(subject: Subject, wanted: Wanted, progress: Progress, watch: Watch | No
 
 def questions(subject: Subject, wanted: Wanted) -> Iterator[Question]:
     """Every combination that is wanted, the kernels of one call together."""
-    kernels = wanted.kernels or ((PORTABLE,) if wanted.device == "cpu" else _kernels_of(subject))
+    kernels = wanted.kernels or _kernels_of(subject, wanted.device)
     for dtype, width, masked, kernel in product(wanted.dtypes, wanted.head_dims, wanted.masks, kernels):
         yield Question(kernel, _timed_case(subject, wanted, dtype, width, masked), _checks(dtype, width))
 
 
-def _kernels_of(subject: Subject) -> tuple[str, ...]:
+def _kernels_of(subject: Subject, device: str) -> tuple[str, ...]:
+    """The kernels that the op launches on the device; on a CPU, the path that it takes there."""
     assert subject.module is not None
+    if device == "cpu":
+        native = subject.module._on_native(torch.empty(1, 1, 1, 1))
+        return (NATIVE if native else PORTABLE,)
     names = [name.removeprefix(f"{subject.normalizer.name}_") for name in subject.module.KERNELS]
     return tuple(kernel for kernel in KERNELS if any(name.startswith(kernel) for name in names))
 
@@ -123,8 +127,11 @@ def _keep(subject: Subject, found: Found, device: str) -> None:
     assert module is not None
     assert found.best.times is not None
     assert found.shipped.times is not None
+    dtype: str = case.dtype
+    if found.question.kernel == NATIVE:  # its tiles are looked up by what its products multiply
+        dtype = str(module._product_type(torch.empty(0, dtype=getattr(torch, dtype)))).removeprefix("torch.")
     entry = Tuned(
-        this_machine(device), digest_of(module), found.question.kernel, case.dtype, case.d, case.d_v, case.is_causal,
+        this_machine(device), digest_of(module), found.question.kernel, dtype, case.d, case.d_v, case.is_causal,
         found.best.tile, found.best.times.median, found.shipped.times.median, case.n_k,
     )  # fmt: skip
     keep(subject.normalizer.name, (entry,))

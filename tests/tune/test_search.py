@@ -1,10 +1,12 @@
 """The timed search, with a clock that knows each tile's time: interpreted kernels, and the CPU's own path."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from attngen.bench.measure import CpuClock
 from attngen.runtime.interpreter import interpreting
@@ -37,13 +39,14 @@ class Knowing:
         self.used: list[Tile] = []
 
     def time(self, run: Callable[[], object]) -> float:
-        wrapped = self.module._tile_for if self.kernel != "portable" else self.module._portable_tile
+        path = {"portable": "_portable_tile", "native": "_native_tile"}.get(self.kernel, "_tile_for")
+        wrapped = getattr(self.module, path)
         name = wrapped.__name__
 
         def noted(*args: object) -> object:
             tile = wrapped(*args)
-            if args[0] == self.kernel or self.kernel == "portable":
-                self.used.append(tuple(tile))
+            if args[0] == self.kernel or self.kernel in ("portable", "native"):
+                self.used.append((*tile, 0, 0)[:4])
             return tile
 
         with pytest.MonkeyPatch.context() as patch:
@@ -143,6 +146,21 @@ def test_a_session_keeps_what_it_finds(wanted: Wanted, subject: Subject) -> None
     assert kept.tile == (256, 512, 0, 0)
     assert (kept.seconds, kept.shipped_seconds) == (0.25, 1.0)
     assert list(subject.module.TUNED.values()) == [(256, 512, 0, 0)]
+
+
+@pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_a_session_of_native_kernels(wanted: Wanted, subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTNGEN_CPU", "native")
+    module = subject.module
+    assert module is not None
+    watch = hasty(Knowing(module, "native", {(64, 64, 0, 0): 0.25}))
+    (outcome,) = tune(subject, wanted, lambda what, done, of: None, watch)
+    assert outcome.best.tile == (64, 64, 0, 0)
+    assert {trial.verdict for trial in outcome.trials} == {"timed"}
+    assert list(module.TUNED) == [("native", "float32", 16, 16, False)]
+    query = torch.empty(1, 1, 40, 16)
+    call = module._call(query, query, False, None, None, "upper_left")
+    assert module._native_tile("forward", query, query, call) == (64, 64)
 
 
 def test_a_session_keeps_nothing_where_nothing_is_better(wanted: Wanted, subject: Subject) -> None:
