@@ -43,14 +43,18 @@ def analyze(normalizer: ir.Normalizer) -> Analysis:
         forward=_forward(staged, carries, named),
         backward=gradients.backward(),
         adjoints=gradients.adjoints(),
-        support=gradients.support() if normalizer.claims.sparse else None,
+        support=gradients.support() if normalizer.claims.sparse or _has_root(staged) else None,
         output=derive_output(normalizer, carries.output_unit),
     )
     return readable_names(analysis, normalizer)
 
 
+def _has_root(staged: Staged) -> bool:
+    return any(s.implicit for s in staged.statistics)
+
+
 def _kind(staged: Staged, carries: Carries) -> str:
-    if any(s.implicit for s in staged.statistics):
+    if _has_root(staged):
         return "implicit"
     if staged.n_passes > 1:
         return "staged"

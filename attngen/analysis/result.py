@@ -209,8 +209,8 @@ class Adjoint:
 class Analysis:
     """All that the later stages know of a normalizer's mathematics.
 
-    A tile of pairs on which `support` is nowhere positive adds nothing to the output and to any gradient. It is known
-    for specs that claim to be sparse.
+    A tile of pairs on which `support` is nowhere positive adds nothing to the output and to any gradient. It is looked
+    for in specs that claim to be sparse, and in those with roots.
     """
 
     kind: str  # elementwise, ratio, shift-invariant ratio, affine, staged, implicit
