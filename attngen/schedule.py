@@ -8,8 +8,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from attngen import ir
-from attngen.analysis.result import Accumulator, Analysis, Deferred, InputGradient, Output, RowSum
+from attngen import ir, notation
+from attngen.analysis.result import (
+    Accumulator,
+    Analysis,
+    Carry,
+    Deferred,
+    InputGradient,
+    Output,
+    Pivot,
+    RowStatistic,
+    RowSum,
+)
 
 # A walk over the keys of its own; one walk, with the adjoint applied at its end; accumulators more in the forward.
 AdjointWay = Literal["walk", "deferred", "saved"]
@@ -45,22 +55,15 @@ class AuxRow:
     """A row value that a call returns on request: `name` as its field, the saved row that it is, its meaning.
 
     `prefix` stands before the meaning, "log " or nothing; `suffix` behind it, where a sum is relative to a pivot.
+    `of_nothing` is the value for a row that sees no key.
     """
 
     name: str
     row: str
     prefix: str
     meaning: ir.Expr
-    suffix: str = ""
-    is_pivot: bool = False
-
-    @property
-    def of_nothing(self) -> str:
-        """Its value for a row that sees no key."""
-        kind = self.meaning.kind if isinstance(self.meaning, ir.Reduce) else "sum"
-        if self.is_pivot or (kind == "sum" and not self.prefix):
-            return "0"
-        return "inf" if kind == "amin" else "-inf"
+    suffix: str
+    of_nothing: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,16 +139,29 @@ def _aux(analysis: Analysis) -> tuple[AuxRow, ...]:
         pivots = {p.name: p for p in this.pivots}
         carries = [None] if this.root else this.carries
         for carry, statistic in zip(carries, this.statistics, strict=True):
-            pivot = carry.pivot if carry and not statistic.logarithmic else None
-            suffix = f", relative to {pivot}" if pivot else ""
-            prefix = "log " if statistic.logarithmic else ""
-            row = AuxRow(statistic.label or statistic.name, statistic.name, prefix, statistic.meaning, suffix)
+            pivot = pivots.get(carry.pivot or "") if carry and not statistic.logarithmic else None
+            row = _aux_row(carry, statistic, pivot)
             if statistic.name in used:
                 rows.setdefault(row.name, row)
-            if pivot:
-                exponent = ir.Reduce("amax", pivots[pivot].exponent)
-                rows[pivot] = AuxRow(pivot, pivot, "", exponent, is_pivot=True)
+            if pivot is not None:
+                least = "0" if pivot.kind == "exponential" else "1"
+                rows[pivot.name] = AuxRow(pivot.name, pivot.name, "", ir.Reduce("amax", pivot.exponent), "", least)
     return tuple(rows.values())
+
+
+def _aux_row(carry: Carry | None, statistic: RowStatistic, pivot: Pivot | None) -> AuxRow:
+    suffix = ""
+    if carry is not None and pivot is not None:
+        name, power = ir.Name(pivot.name), ir.Number(carry.power)
+        exponent = name if carry.power == 1 else ir.apply("mul", power, name)
+        suffix = f" * {notation.text(ir.apply('exp', ir.apply('neg', exponent)))}"
+        if pivot.kind == "power":
+            suffix = f" / {notation.text(ir.apply('pow', name, power))}"
+    of_nothing = "undefined"  # a root's bounds may be what reductions of nothing are
+    if carry is not None:
+        of_nothing = {"sum": "-inf" if statistic.logarithmic else "0", "amax": "-inf", "amin": "inf"}[carry.kind]
+    shown, prefix = statistic.label or statistic.name, "log " if statistic.logarithmic else ""
+    return AuxRow(shown, statistic.name, prefix, statistic.meaning, suffix, of_nothing)
 
 
 def _forward_names(analysis: Analysis) -> frozenset[str]:

@@ -6,7 +6,7 @@ weights = where(s > 0, s + 1, exp(min(s, 0))) / sum(where(s > 0, s + 1, exp(min(
 
 Notation. i, j: position of a query and of a key. s: score, scale * qk. qk: dot product of a query and a key. v: value.
 o: output. do, dq, dk, dv: gradients of the output, query, key, value. dp = do . v. delta = do . o of a row.
-row_sum: sum(where(qk * scale > 0, 1 + qk * scale, exp(min(qk * scale, 0)))), relative to row_max
+row_sum: sum(where(qk * scale > 0, 1 + qk * scale, exp(min(qk * scale, 0)))) * exp(-row_max)
 row_max: running maximum of where(qk * scale > 0, 0, min(qk * scale, 0))
 
 Forward, 1 pass over the keys:
@@ -2532,7 +2532,7 @@ def _input(name: str, given: Any, axes: tuple[str, ...], query: Tensor, key: Ten
 class Aux(NamedTuple):
     """Statistics of the rows, each (B, Hq, Nq) in float32; float64 if query is. They have gradients.
 
-    row_sum: sum(where(qk * scale > 0, 1 + qk * scale, exp(min(qk * scale, 0)))), relative to row_max; 0 for rows that see no key
+    row_sum: sum(where(qk * scale > 0, 1 + qk * scale, exp(min(qk * scale, 0)))) * exp(-row_max); 0 for rows that see no key
     row_max: amax(where(qk * scale > 0, 0, min(qk * scale, 0))); 0 for rows that see no key
     """
 

@@ -9,7 +9,7 @@ arXiv:2501.13428
 Notation. i, j: position of a query and of a key. s: score, log(d) * log(n) * qk. qk: dot product of a query and a key. v: value.
 o: output. do, dq, dk, dv: gradients of the output, query, key, value. dp = do . v. delta = do . o of a row.
 z1: sum(softplus(qk * log(d) * log(n)))
-row_sum: sum(relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) ** 15), relative to row_max
+row_sum: sum(relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) ** 15) / row_max ** 15
 row_max: running maximum of relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1))
 
 Forward, 2 passes over the keys:
@@ -2994,8 +2994,8 @@ class Aux(NamedTuple):
     """Statistics of the rows, each (B, Hq, Nq) in float32; float64 if query is. They have gradients.
 
     z1: sum(softplus(qk * log(d) * log(n))); 0 for rows that see no key
-    row_sum: sum(relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) ** 15), relative to row_max; 0 for rows that see no key
-    row_max: amax(relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1))); 0 for rows that see no key
+    row_sum: sum(relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) ** 15) / row_max ** 15; 0 for rows that see no key
+    row_max: amax(relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1))); 1 for rows that see no key
     """
 
     z1: Tensor

@@ -10,7 +10,7 @@ Notation. i, j: position of a query and of a key. s: score, scale * qk. qk: dot 
 o: output. do, dq, dk, dv: gradients of the output, query, key, value. dp = do . v. delta = do . o of a row.
 log_decay: an input, (Hq), or what broadcasts to it; a tensor or a number. log(1 / 32) if None.
 lse: log sum(exp(-(exp(log_decay) * abs(i - j))))
-row_sum2: sum(qk * exp(-(exp(log_decay) * abs(i - j)))), relative to row_max
+row_sum2: sum(qk * exp(-(exp(log_decay) * abs(i - j)))) * exp(-row_max)
 row_max: running maximum of -(exp(log_decay) * abs(i - j))
 
 Forward, 1 pass over the keys:
@@ -2830,7 +2830,7 @@ class Aux(NamedTuple):
     """Statistics of the rows, each (B, Hq, Nq) in float32; float64 if query is. They have gradients.
 
     lse: log sum(exp(-(exp(log_decay) * abs(i - j)))); -inf for rows that see no key
-    row_sum2: sum(qk * exp(-(exp(log_decay) * abs(i - j)))), relative to row_max; 0 for rows that see no key
+    row_sum2: sum(qk * exp(-(exp(log_decay) * abs(i - j)))) * exp(-row_max); 0 for rows that see no key
     row_max: amax(-(exp(log_decay) * abs(i - j))); 0 for rows that see no key
     """
 

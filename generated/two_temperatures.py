@@ -10,7 +10,7 @@ cold: an input, (Hq), or what broadcasts to it; a tensor or a number. 0.5 if Non
 warm: an input, (Hq), or what broadcasts to it; a tensor or a number. 0.5 if None.
 heat: an input, (Hq), or what broadcasts to it; a tensor or a number. 2 if None.
 lse: log sum(exp(qk * scale))
-row_sum2: sum(exp(qk * scale / heat)), relative to row_max2
+row_sum2: sum(exp(qk * scale / heat)) * exp(-row_max2)
 row_max1: running maximum of qk * scale
 row_max2: running maximum of qk * scale / heat
 dot2: do . acc2
@@ -2902,7 +2902,7 @@ class Aux(NamedTuple):
     """Statistics of the rows, each (B, Hq, Nq) in float32; float64 if query is. They have gradients.
 
     lse: log sum(exp(qk * scale)); -inf for rows that see no key
-    row_sum2: sum(exp(qk * scale / heat)), relative to row_max2; 0 for rows that see no key
+    row_sum2: sum(exp(qk * scale / heat)) * exp(-row_max2); 0 for rows that see no key
     row_max2: amax(qk * scale / heat); 0 for rows that see no key
     """
 

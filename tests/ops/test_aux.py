@@ -1,6 +1,7 @@
 """`return_aux=True`: the statistics of the rows, their names, values and gradients, on both paths and compiled."""
 
 import copy
+import importlib
 import inspect
 import pickle
 from collections.abc import Callable
@@ -18,7 +19,9 @@ import generated.sigmoid
 import generated.sink
 import generated.softmax
 import generated.softplus_l1
+from attngen.catalog import read, shipped
 from attngen.runtime.interpreter import interpreting
+from attngen.spec.lower import read_spec
 
 Op = Callable[..., Any]
 Load = Callable[..., Op]
@@ -282,3 +285,23 @@ def test_aux_is_a_plain_tuple_to_others() -> None:
 def test_return_aux_is_a_truth_value() -> None:
     with pytest.raises(TypeError, match="softmax_attention: return_aux is 1; it should be True or False"):
         generated.softmax.softmax_attention(*tensors(), return_aux=1)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in shipped()])
+def test_what_the_docstring_says_of_rows_that_see_no_key(name: str) -> None:
+    module = importlib.import_module(f"generated.{name}")
+    op = getattr(module, f"{name}_attention")
+    sizes = {"batch": 2, "head": 4, "kv_head": 2, "query": 5, "key": 3}
+    named = [p.name for p in inspect.signature(op).parameters.values() if p.name in declared(name)]
+    inputs = {n: torch.rand([sizes[a] for a in axes]) + 1 for n, axes in zip(named, module.INPUT_AXES, strict=True)}
+    _, aux = op(*tensors(torch.float32, n_k=3), **inputs, is_causal=True, alignment="lower_right", return_aux=True)
+    for field, rows in aux._asdict().items():
+        line = next(x.strip() for x in module.Aux.__doc__.splitlines() if x.strip().startswith(f"{field}: "))
+        said = line.removesuffix(" for rows that see no key").rsplit("; ", 1)[1]
+        assert (rows[:, :, :2] == float(said)).all(), line
+        assert rows[:, :, 2:].isfinite().all(), line
+
+
+def declared(name: str) -> set[str]:
+    spec = read(name)
+    return {declared_input.name for declared_input in read_spec(spec.text, spec.path).inputs}
