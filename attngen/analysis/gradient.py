@@ -70,7 +70,7 @@ def derive_adjoints(staged: Staged, carries: Carries) -> Gradients:
         if summand != 0:
             known += result.sum_over_keys(summand) / carries.unit(symbol)
         result.adjoints[symbol] = sy.attach(known)
-    if len(result.prepass) > 1:
+    if len(result.prepass) > 1 and not any(sy.uses(body, result.products) for body in result.prepass.values()):
         result.fold_products(carries)
     return result
 
