@@ -144,7 +144,9 @@ def _input(builder: _Builder, region: Region, lifted: Lifted, place: int) -> Any
         return node
     atoms = [atom for dim in dims for atom in dim]
     groups = tuple(group for group in geometry.pair_dims if any(atom in atoms for atom in group))
-    want = value.dtype if value.is_floating_point() else torch.float32
+    # True and false are exact in two bytes; the op takes no tensors of one.
+    narrow = torch.bfloat16 if value.dtype == torch.bool else torch.float32
+    want = value.dtype if value.is_floating_point() else narrow
     return builder.arranged(builder.cast(node, value.dtype, want), dims, groups)
 
 

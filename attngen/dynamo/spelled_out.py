@@ -99,12 +99,13 @@ def _attention(spelled: Spelled, given: dict[str, Any]) -> fx.Node:
         raise NotLifted("dropout in training")
     query, key, value = given["query"], given["key"], given["value"]
     depth = tensor_of(query).shape[-1]
-    if given.get("scale") is None and not isinstance(depth, int):
-        raise NotLifted("a head dim of dynamic size")
     if given.get("enable_gqa") and tensor_of(query).shape[-3] != tensor_of(key).shape[-3]:
         group = int(tensor_of(query).shape[-3]) // int(tensor_of(key).shape[-3])
         key, value = (spelled.call("repeat_interleave", node, group, -3) for node in (key, value))
-    scale = depth**-0.5 if given.get("scale") is None else given["scale"]
+    scale = given.get("scale")
+    if scale is None:
+        dynamic = not isinstance(depth, int)
+        scale = spelled.call(operator.pow, spelled.call("size", query, -1), -0.5) if dynamic else depth**-0.5
     scores = spelled.call(torch.matmul, query, spelled.call("transpose", key, -2, -1))
     scores = spelled.call(torch.mul, scores, scale)
     masks = [mask for mask in (given.get("attn_mask"), _causal(spelled, given, query, key)) if mask is not None]

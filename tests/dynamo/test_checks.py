@@ -1,17 +1,23 @@
 """Nothing wrong reaches a model: a formula or a call that isn't right is caught before it is used."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
 from attngen import notation
 from attngen.dynamo import rewrite, rules
+from attngen.dynamo.backend import compile_reporting
 from attngen.dynamo.bands import Band, diagonals_of
 from attngen.dynamo.formulas import op
 from attngen.dynamo.positions import evaluated, formulas
+from attngen.dynamo.report import CompileReport
 from attngen.ir import number
 from tests.dynamo.conftest import compiled_like_eager
-from tests.dynamo.spellings import SOFTMAX, UNUSUAL
+from tests.dynamo.spellings import SOFTMAX, UNUSUAL, causal_mask, scores
 
 
 def tensors() -> tuple[Tensor, ...]:
@@ -88,3 +94,44 @@ def test_numbers_that_positions_say(values: Tensor, formula: str | None) -> None
     assert (notation.text(found[0]) if found else None) == formula
     for expr in found:
         assert torch.equal(evaluated(expr, lengths, "upper_left").expand(lengths), values.double().expand(lengths))
+
+
+def test_what_a_mask_is_made_of_may_be_overwritten() -> None:
+    """The mask is read as it was, though the padding that it was made of is gone when the op runs."""
+
+    def model(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+        seen = seen + 0
+        mask = torch.where(causal_mask(12, 12) & (seen > 0.5)[:, None, None, :], 0.0, -1e9)
+        seen.zero_()
+        return (scores(q, k) + mask).softmax(-1) @ v
+
+    seen = torch.ones(2, 12)
+    seen[0, :3] = 0
+    assert len(compiled_like_eager(model, *tensors(), seen).replaced) == 1
+
+
+def test_a_gradient_that_is_held_back_stays_so() -> None:
+    """What was made without gradients gets none when it is made in the op."""
+
+    def model(q: Tensor, k: Tensor, v: Tensor, slope: Tensor) -> Tensor:
+        with torch.no_grad():
+            bias = (slope[:, None, None] * 2).expand(4, 12, 12)
+        return (scores(q, k) + bias).softmax(-1) @ v
+
+    assert len(compiled_like_eager(model, *tensors(), torch.randn(4)).replaced) == 1
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_inference(mode: Callable[[], AbstractContextManager[None]]) -> None:
+    report = CompileReport()
+    compiled = torch.compile(SOFTMAX["causal and padded"], backend=partial(compile_reporting, report, inner="eager"))
+    given = tensors()
+    with mode():
+        torch.testing.assert_close(compiled(*given), SOFTMAX["causal and padded"](*given), rtol=1e-5, atol=1e-5)
+    assert len(report.replaced) == 1
+
+
+@pytest.mark.parametrize("name", ["method", "fused call, causal", "distance", "keys expanded", "causal and padded"])
+def test_dynamic_sizes(name: str) -> None:
+    report = compiled_like_eager(SOFTMAX[name], *tensors(), inner="eager", dynamic=True)
+    assert len(report.replaced) == 1, report
