@@ -100,13 +100,12 @@ def test_what_a_mask_is_made_of_may_be_overwritten() -> None:
     """The mask is read as it was, though the padding that it was made of is gone when the op runs."""
 
     def model(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
-        seen = seen + 0
-        mask = torch.where(causal_mask(12, 12) & (seen > 0.5)[:, None, None, :], 0.0, -1e9)
+        mask = torch.where(causal_mask(12, 12) & seen[:, None, None, :], 0.0, torch.finfo(q.dtype).min)
         seen.zero_()
         return (scores(q, k) + mask).softmax(-1) @ v
 
-    seen = torch.ones(2, 12)
-    seen[0, :3] = 0
+    seen = torch.ones(2, 12, dtype=torch.bool)
+    seen[0, :3] = False
     assert len(compiled_like_eager(model, *tensors(), seen).replaced) == 1
 
 
