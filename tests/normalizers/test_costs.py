@@ -39,6 +39,10 @@ BOUNDS = {name: SINGLE for kind in (ELEMENTWISE, RATIOS, EXPONENTIAL, AFFINE) fo
     "two_temperatures": Bound(1, 3, 3, 4),  # two weighted sums of the values, one product of query and key
     "lssar": Bound(2, 3, 4, 4),  # scores twice; the first sum's adjoint deferred
     "t_softmax": Bound(2, 3, 5, 4),
+    "transnormer": SINGLE,
+    "exp_norm": SINGLE,
+    # A bound of the threshold, the search, which takes scores once for every trial, and the output.
+    **dict.fromkeys(("sparsemax", "entmax15", "alpha_entmax"), Bound(3, 4, 4, 4)),
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import gradcheck
 
 from attngen.catalog import shipped
 from tests.normalizers.given_scores import bad, error, kernels, random
@@ -88,3 +89,14 @@ def test_rows_that_see_no_key(name: str, load: Load) -> None:
     )
     assert torch.equal(out[:, :, : N - 4], torch.zeros(1, 2, N - 4, D, dtype=torch.float64))
     assert not any(bad(x) for x in torch.autograd.grad(out.sum(), leaves))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradcheck(name: str, load: Load) -> None:
+    op, inputs = load(name), {key: value.requires_grad_() for key, value in GIVEN[name].items()}
+    leaves = [random(1, 2, 4, 3, seed=seed).requires_grad_() for seed in range(3)]
+
+    def function(query: Tensor, key: Tensor, value: Tensor, *rest: Tensor) -> Tensor:
+        return op(query, key, value, **dict(zip(inputs, rest, strict=True)), is_causal=True)
+
+    assert gradcheck(function, [*leaves, *inputs.values()])
