@@ -170,8 +170,7 @@ def forgetting_forward(
     c_query_in_base = _head(c_query_in_ptr, batch, c_query_in_stride_batch, q_head, c_query_in_stride_head)
     c_query_in = _vector(c_query_in_base, rows, n_q, c_query_in_stride_query)
 
-    t1 = LOG2E * c_query_in
-    t4 = LOG2E * scale
+    t2 = LOG2E * scale
 
     row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
     row_sum = tl.full([BLOCK_M], 0.0, tl.float32)
@@ -192,8 +191,8 @@ def forgetting_forward(
             c_key_in_base = _head(c_key_in_ptr, batch, c_key_in_stride_batch, q_head, c_key_in_stride_head)
             c_key_in = _vector(c_key_in_base, keys, n_k, c_key_in_stride_key)
 
-            row_max_exponent = c_query_in[:, None] - c_key_in[None, :] + scale * qk
-            t2 = LOG2E * c_key_in
+            t1 = c_query_in[:, None] - c_key_in[None, :]
+            row_max_exponent = t1 + scale * qk
 
             if edge:
                 # One unsigned comparison: keys before the first are far beyond the last.
@@ -207,9 +206,8 @@ def forgetting_forward(
             row_max_kept = tl.maximum(row_max_old, tl.max(row_max_seen, 1))
             # What is relative to a row's pivot stays finite while the pivot is the least there is.
             row_max = tl.where(row_max_kept == float("-inf"), 0.0, row_max_kept)
-            row_max_rescale = tl.exp2(LOG2E * row_max_old + -(LOG2E * row_max))
-            t3 = LOG2E * row_max
-            row_sum_term = tl.exp2(t1[:, None] - t2[None, :] - t3[:, None] + t4 * qk)
+            row_max_rescale = tl.exp2(LOG2E * (row_max_old + -row_max))
+            row_sum_term = tl.exp2(t2 * qk + LOG2E * (t1 - row_max[:, None]))
 
             row_sum_seen = row_sum_term
             if edge:
@@ -285,8 +283,8 @@ def forgetting_backward_query(
     c_query_in_base = _head(c_query_in_ptr, batch, c_query_in_stride_batch, q_head, c_query_in_stride_head)
     c_query_in = _vector(c_query_in_base, rows, n_q, c_query_in_stride_query)
 
-    t1 = LOG2E * c_query_in - LOG2E * lse
-    t3 = LOG2E * scale
+    t1 = LOG2E * scale
+    t2 = c_query_in - lse
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     d_c_query = tl.zeros([BLOCK_M], tl.float32)
@@ -309,8 +307,7 @@ def forgetting_backward_query(
             c_key_in_base = _head(c_key_in_ptr, batch, c_key_in_stride_batch, q_head, c_key_in_stride_head)
             c_key_in = _vector(c_key_in_base, keys, n_k, c_key_in_stride_key)
 
-            t2 = LOG2E * c_key_in
-            dqk = (dp - delta[:, None]) * tl.exp2(t1[:, None] - t2[None, :] + t3 * qk)
+            dqk = (dp - delta[:, None]) * tl.exp2(t1 * qk + LOG2E * (t2[:, None] - c_key_in[None, :]))
 
             ds = dqk
             if edge:
@@ -381,8 +378,7 @@ def forgetting_backward_key(
         c_key_in_base = _head(c_key_in_ptr, batch, c_key_in_stride_batch, q_head, c_key_in_stride_head)
         c_key_in = _vector(c_key_in_base, keys, n_k, c_key_in_stride_key)
 
-        t2 = LOG2E * c_key_in
-        t4 = LOG2E * scale
+        t1 = LOG2E * scale
 
         d_c_key_in = tl.zeros([BLOCK_N], tl.float32)
         for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
@@ -411,9 +407,7 @@ def forgetting_backward_key(
 
                 lse = tl.load(lse_ptr + row + rows, mask=rows < n_q, other=0.0)
                 delta = tl.load(delta_ptr + row + rows, mask=rows < n_q, other=0.0)
-                t1 = LOG2E * c_query_in
-                t3 = LOG2E * lse
-                weight = tl.exp2(t1[None, :] - t2[:, None] - t3[None, :] + t4 * qk)
+                weight = tl.exp2(t1 * qk + LOG2E * (c_query_in[None, :] - c_key_in[:, None] - lse[None, :]))
                 dqk = (dp - delta[None, :]) * weight
                 c_key_gradient = (delta[None, :] - dp) * weight
 

@@ -17,12 +17,12 @@ Forward, 2 passes over the keys:
     pass 2: row_max = max(relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)))
     pass 2: row_sum = sum((relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 15)
     acc = sum((relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 15 * v)
-    o = acc * (row_max ** 15 / (1e-8 + row_max ** 15 * row_sum))
+    o = acc * (exp(15 * log(row_max) - max(0, 15 * log(row_max))) / (row_sum * exp(15 * log(row_max) - max(0, 15 * log(row_max))) + 1e-8 * exp(-max(0, 15 * log(row_max)))))
 
 Backward:
-    adj = sum(where(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1) > 0, row_max ** 14 * n * (15 * delta - 15 * dp) * (relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 14 * softplus(qk * log(d) * log(n)) / (z1 ** 2 * (1e-8 + row_max ** 15 * row_sum)), 0))
-    p = row_max ** 15 * (relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 15 / (1e-8 + row_max ** 15 * row_sum)
-    dqk = (adj + where(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1) > 0, 15 * dp * row_max ** 14 * n * (relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 14 / (z1 * (1e-8 + row_max ** 15 * row_sum)), 0) - where(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1) > 0, 15 * delta * row_max ** 14 * n * (relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 14 / (z1 * (1e-8 + row_max ** 15 * row_sum)), 0)) * sigmoid(qk * log(d) * log(n)) * log(d) * log(n)
+    adj = sum(where(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1) > 0, n * (15 * delta - 15 * dp) * (relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 14 * softplus(qk * log(d) * log(n)) * exp(14 * log(row_max) - max(0, 15 * log(row_max))) / (z1 * (row_sum * exp(15 * log(row_max) - max(0, 15 * log(row_max))) + 1e-8 * exp(-max(0, 15 * log(row_max))))), 0))
+    p = (relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 15 * exp(15 * log(row_max) - max(0, 15 * log(row_max))) / (row_sum * exp(15 * log(row_max) - max(0, 15 * log(row_max))) + 1e-8 * exp(-max(0, 15 * log(row_max))))
+    dqk = (adj + where(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1) > 0, n * (15 * dp - 15 * delta) * (relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 14 * exp(14 * log(row_max) - max(0, 15 * log(row_max))) / (row_sum * exp(15 * log(row_max) - max(0, 15 * log(row_max))) + 1e-8 * exp(-max(0, 15 * log(row_max)))), 0)) * sigmoid(qk * log(d) * log(n)) * log(d) * log(n) / z1
     dq = sum over keys of dqk k; dk = sum over queries of dqk q; dv = sum over queries of p do
 """
 
@@ -170,6 +170,7 @@ def lssar_forward(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
 ):  # fmt: skip
     """Grid: one program per block of BLOCK_M queries, batch and head. `left`, `right`: keys seen beside the position."""
+    LOG2E: tl.constexpr = 1.4426950408889634
 
     blocks = tl.cdiv(n_q, BLOCK_M)
     block = blocks - 1 - tl.program_id(0) % blocks  # under a causal mask the longest rows begin first
@@ -287,8 +288,10 @@ def lssar_forward(
     row_max = tl.where(row_max == 0.0, 1.0, row_max)
 
     # Epilogue. A row that sees no key is zero whatever its statistics are.
-    u1 = row_max * _square(row_max * _square(row_max * _square(row_max)))
-    acc_factor = u1 / (1e-08 + u1 * row_sum)
+    u1 = tl.log(row_max)
+    u2 = LOG2E * tl.maximum(0.0, 15.0 * u1)
+    u3 = tl.exp2(LOG2E * 15.0 * u1 - u2)
+    acc_factor = u3 / (row_sum * u3 + 1e-08 * tl.exp2(-u2))
 
     out = acc * acc_factor[:, None]
     out = tl.where((visible_count > 0)[:, None], out, 0.0)
@@ -354,20 +357,29 @@ def lssar_backward_query(
     i = positions.to(tl.float32)
     n = visible_count.to(tl.float32)
 
-    t1 = tl.log(n)
-    t2 = 1.0 / z1
-    t3 = tl.log(head_dim)
-    t4 = t3 * t1
-    t6 = n * t2
+    t1 = 1.0 / z1
+    t2 = tl.log(head_dim)
+    t3 = tl.log(n)
+    t4 = t2 * t3
+    t6 = n * t1
     t7 = tl.where(3.0 > i, 0.0, 1.0)
-    t10 = _square(row_max * _square(row_max * _square(row_max)))
-    t11 = 1.0 / (1e-08 + row_max * t10 * row_sum)
-    t12 = 15.0 * t10 * n * t2 * t11
-    t13 = 1.0 / row_max
-    t16 = 15.0 * delta
-    t17 = t16 * t10 * n * t2 * t11
-    t19 = LOG2E * t3 * t1
-    t21 = t10 * n * (1.0 / _square(z1)) * t11
+    t10 = tl.log(row_max)
+    t11 = 15.0 * t10
+    t12 = tl.maximum(0.0, t11)
+    t13 = LOG2E * t12
+    t14 = LOG2E * 14.0 * t10 - t13
+    t15 = LOG2E * tl.maximum(t11 - t12, -t12)
+    t16 = LOG2E * 15.0 * t10 - t13
+    t17 = -t13
+    t18 = row_sum * tl.exp2(t16 - t15) + 1e-08 * tl.exp2(t17 - t15)
+    t19 = t2 * n * tl.exp2(t14 - t15) * t3 * t1
+    t21 = 15.0 * delta
+    t22 = t19 * (1.0 / t18)
+    t23 = 1.0 / row_max
+    t26 = LOG2E * t2 * t3
+    t28 = t3 * t1
+    t29 = n * tl.exp2(t14) * t1
+    t30 = t29 * (1.0 / (row_sum * tl.exp2(t16) + 1e-08 * tl.exp2(t17)))
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     dq_late = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)  # to be multiplied by a sum that is known when the walk ends
@@ -392,13 +404,13 @@ def lssar_backward_query(
             t5 = _softplus(t4[:, None] * qk)
             t8 = t6[:, None] * t5 - t7[:, None]
             t9 = t8 > 0.0
-            t14 = t13[:, None] * tl.maximum(t8, 0.0)
-            t15 = _square(t14 * _square(t14 * _square(t14)))
-            t18 = tl.where(t9, t12[:, None] * dp * t15, 0.0)
-            t20 = _logistic2(-(t19[:, None] * qk), CUDA)
-            dqk = t1[:, None] * (t18 - tl.where(t9, t17[:, None] * t15, 0.0)) * t20
-            late = t1[:, None] * t20
-            adj_term = tl.where(t9, t21[:, None] * (t16[:, None] - 15.0 * dp) * t15 * t5, 0.0)
+            t20 = 15.0 * dp
+            t24 = t23[:, None] * tl.maximum(t8, 0.0)
+            t25 = _square(t24 * _square(t24 * _square(t24)))
+            t27 = _logistic2(-(t26[:, None] * qk), CUDA)
+            dqk = tl.where(t9, t22[:, None] * (t20 - t21[:, None]) * t25 * t27, 0.0)
+            late = t28[:, None] * t27
+            adj_term = tl.where(t9, t30[:, None] * (t21[:, None] - t20) * t25 * t5, 0.0)
 
             ds = dqk
             ds_late = late
@@ -418,11 +430,9 @@ def lssar_backward_query(
             adj += tl.sum(adj_seen, 1)
 
     # Epilogue
-    factor = tl.log(head_dim)
-    late_factor = factor * adj
+    late_factor = tl.log(head_dim) * adj
 
     if dq_ptr is not None:
-        dq = dq * (factor)
         dq = dq + dq_late * (late_factor)[:, None]
         _store_tile(dq_ptr + row * HEAD_DIM, first_row, n_q, HEAD_DIM, dq, BLOCK_M, BLOCK_D, HEAD_DIM)
     tl.store(delta_ptr + row + rows, delta, mask=rows < n_q)
@@ -471,8 +481,10 @@ def lssar_backward_key(
         q_base = _head(q_ptr, batch, q_stride_b, q_head, q_stride_h)
         do_base = _head(do_ptr, batch, do_stride_b, q_head, do_stride_h)
 
-        t6 = tl.log(head_dim)
-        t20 = LOG2E * t6
+        t2 = LOG2E * 15.0
+        t8 = tl.log(head_dim)
+        t18 = LOG2E * 14.0
+        t23 = LOG2E * t8
 
         for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
             begin = first_edge if edge else first_full
@@ -503,28 +515,28 @@ def lssar_backward_key(
                 row_max = tl.load(row_max_ptr + row + rows, mask=rows < n_q, other=0.0)
                 delta = tl.load(delta_ptr + row + rows, mask=rows < n_q, other=0.0)
                 adj = tl.load(adj_ptr + row + rows, mask=rows < n_q, other=0.0)
-                t1 = _square(row_max * _square(row_max * _square(row_max)))
-                t2 = row_max * t1
-                t3 = 1.0 / row_max
-                t4 = 1.0 / (1e-08 + t2 * row_sum)
-                t5 = 1.0 / z1
-                t7 = tl.log(n)
-                t8 = t6 * t7
-                t9 = n * t5
-                t10 = tl.where(3.0 > i, 0.0, 1.0)
-                t11 = t9[None, :] * _softplus(t8[None, :] * qk) - t10[None, :]
-                t12 = tl.maximum(t11, 0.0)
-                t13 = t2 * t3 * t4
-                t14 = t3[None, :] * t12
-                t15 = _square(t14 * _square(t14 * _square(t14)))
-                weight = t13[None, :] * t12 * t15
-                t16 = t11 > 0.0
-                t17 = 15.0 * t1 * n * t5 * t4
-                t18 = 15.0 * delta * t1 * n * t5 * t4
-                t19 = adj[None, :] + tl.where(t16, t17[None, :] * dp * t15, 0.0)
-                t21 = t20 * t7
-                t22 = t7[None, :] * (t19 - tl.where(t16, t18[None, :] * t15, 0.0))
-                dqk = t22 * _logistic2(-(t21[None, :] * qk), CUDA)
+                t1 = tl.log(row_max)
+                t3 = LOG2E * tl.maximum(0.0, 15.0 * t1)
+                t4 = tl.exp2(t2 * t1 - t3)
+                t5 = 1.0 / row_max
+                t6 = 1.0 / (row_sum * t4 + 1e-08 * tl.exp2(-t3))
+                t7 = 1.0 / z1
+                t9 = tl.log(n)
+                t10 = t8 * t9
+                t11 = n * t7
+                t12 = tl.where(3.0 > i, 0.0, 1.0)
+                t13 = t11[None, :] * _softplus(t10[None, :] * qk) - t12[None, :]
+                t14 = tl.maximum(t13, 0.0)
+                t15 = t4 * t5 * t6
+                t16 = t5[None, :] * t14
+                t17 = _square(t16 * _square(t16 * _square(t16)))
+                weight = t15[None, :] * t14 * t17
+                t19 = 15.0 * delta
+                t20 = n * tl.exp2(t18 * t1 - t3) * t6
+                t21 = tl.where(t13 > 0.0, t20[None, :] * (15.0 * dp - t19[None, :]) * t17, 0.0)
+                t22 = t9 * t7
+                t24 = t23 * t9
+                dqk = t22[None, :] * (adj[None, :] + t21) * _logistic2(-(t24[None, :] * qk), CUDA)
 
                 p = weight
                 ds = dqk
@@ -824,6 +836,18 @@ def _plain_softplus(x: Tensor) -> Tensor:
     return torch.logaddexp(x, x.new_zeros(()))
 
 
+def _plain_maximum(a: Tensor | float, b: Tensor | float) -> Tensor:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.maximum(a, b)
+    tensor, number = (a, b) if isinstance(a, Tensor) else (b, a)
+    assert isinstance(tensor, Tensor)
+    return torch.maximum(tensor, torch.full((), number, dtype=tensor.dtype, device=tensor.device))
+
+
+def _plain_minimum(a: Tensor | float, b: Tensor | float) -> Tensor:
+    return -_plain_maximum(-a, -b)
+
+
 def _views(query: Tensor, key: Tensor, inputs: Inputs) -> list[Tensor]:
     """The inputs as (batch, head, query, key), with 1 for the axes they lack, in the precision of the computation."""
     group = query.shape[1] // key.shape[1]
@@ -954,8 +978,10 @@ def _portable_rows(
 
     row_max = torch.where(row_max == 0.0, 1.0, row_max)
 
-    u1 = row_max * torch.square(row_max * torch.square(row_max * torch.square(row_max)))
-    acc_factor = u1 / (1e-08 + u1 * row_sum)
+    u1 = 15.0 * torch.log(row_max)
+    u2 = _plain_maximum(0.0, u1)
+    u3 = torch.exp(u1 - u2)
+    acc_factor = u3 / (row_sum * u3 + 1e-08 * torch.exp(-u2))
 
     out = acc * acc_factor
     out = torch.where(live, out, 0.0).to(query.dtype)
@@ -996,14 +1022,18 @@ def portable_backward(
         i = positions.to(dtype)
         n = (torch.clamp(positions + call.right + 1, max=n_k) - torch.clamp(positions - call.left, min=0)).clamp(min=0).to(dtype)  # fmt: skip
 
-        a1 = torch.log(head_dim) * torch.log(n)
-        a3 = n * (1.0 / z1)
-        a4 = torch.where(3.0 > i, 0.0, 1.0).to(dtype)
-        a6 = torch.square(row_max * torch.square(row_max * torch.square(row_max)))
-        a7 = a6 * n * (1.0 / torch.square(z1))
-        a8 = 15.0 * delta
-        a9 = a7 * (1.0 / (1e-08 + row_max * a6 * row_sum))
-        a10 = 1.0 / row_max
+        a1 = 1.0 / z1
+        a2 = torch.log(head_dim) * torch.log(n)
+        a4 = n * a1
+        a5 = torch.where(3.0 > i, 0.0, 1.0).to(dtype)
+        a7 = torch.log(row_max)
+        a8 = 15.0 * a7
+        a9 = _plain_maximum(0.0, a8)
+        a10 = n * torch.exp(14.0 * a7 - a9) * a1
+        a11 = 1.0 / (row_sum * torch.exp(a8 - a9) + 1e-08 * torch.exp(-a9))
+        a12 = 15.0 * delta
+        a13 = a10 * a11
+        a14 = 1.0 / row_max
 
         adj = row
         for block, (first_key, last_key) in enumerate(spans):
@@ -1013,26 +1043,29 @@ def portable_backward(
             qk, dp = q @ k.mT, do @ v.mT
             visible = _visible(rows, (first_key, last_key), call, query)
 
-            a2 = _plain_softplus(a1 * qk)
-            a5 = a3 * a2 - a4
-            a11 = a10 * torch.relu(a5)
-            a12 = a9 * (a8 - 15.0 * dp)
-            a13 = a5 > 0.0
-            a14 = a12 * torch.square(a11 * torch.square(a11 * torch.square(a11))) * a2
-            adj_term = torch.where(a13, a14, 0.0)
+            a3 = _plain_softplus(a2 * qk)
+            a6 = a4 * a3 - a5
+            a15 = a14 * torch.relu(a6)
+            a16 = a13 * (a12 - 15.0 * dp)
+            a17 = a6 > 0.0
+            a18 = a16 * torch.square(a15 * torch.square(a15 * torch.square(a15))) * a3
+            adj_term = torch.where(a17, a18, 0.0)
 
             adj = adj + _shown(visible, adj_term, 0.0).sum(-1, keepdim=True)
-        t1 = torch.square(row_max * torch.square(row_max * torch.square(row_max)))
-        t2 = row_max * t1
-        t3 = 1.0 / row_max
-        t4 = 1.0 / (1e-08 + t2 * row_sum)
-        t5 = 1.0 / z1
-        t6 = torch.log(head_dim) * torch.log(n)
-        t8 = n * t5
-        t9 = torch.where(3.0 > i, 0.0, 1.0).to(dtype)
-        t12 = t2 * t3 * t4
-        t16 = 15.0 * t1 * n * t5 * t4
-        t17 = 15.0 * delta * t1 * n * t5 * t4
+        t1 = torch.log(row_max)
+        t2 = 15.0 * t1
+        t3 = _plain_maximum(0.0, t2)
+        t4 = torch.exp(t2 - t3)
+        t5 = 1.0 / row_max
+        t6 = 1.0 / (row_sum * t4 + 1e-08 * torch.exp(-t3))
+        t7 = 1.0 / z1
+        t8 = torch.log(head_dim) * torch.log(n)
+        t10 = n * t7
+        t11 = torch.where(3.0 > i, 0.0, 1.0).to(dtype)
+        t14 = t4 * t5 * t6
+        t17 = 15.0 * delta
+        t18 = n * torch.exp(14.0 * t1 - t3) * t6
+        t20 = t8 * t7
 
         dq_block = torch.zeros_like(q)
         for block, (first_key, last_key) in enumerate(spans):
@@ -1042,15 +1075,14 @@ def portable_backward(
             qk, dp = q @ k.mT, do @ v.mT
             visible = _visible(rows, (first_key, last_key), call, query)
 
-            t7 = t6 * qk
-            t10 = t8 * _plain_softplus(t7) - t9
-            t11 = torch.relu(t10)
-            t13 = t3 * t11
-            t14 = torch.square(t13 * torch.square(t13 * torch.square(t13)))
-            weight = t12 * t11 * t14
-            t15 = t10 > 0.0
-            t18 = adj + torch.where(t15, t16 * dp * t14, 0.0)
-            dqk = t6 * (t18 - torch.where(t15, t17 * t14, 0.0)) * torch.sigmoid(t7)
+            t9 = t8 * qk
+            t12 = t10 * _plain_softplus(t9) - t11
+            t13 = torch.relu(t12)
+            t15 = t5 * t13
+            t16 = torch.square(t15 * torch.square(t15 * torch.square(t15)))
+            weight = t14 * t13 * t16
+            t19 = torch.where(t12 > 0.0, t18 * (15.0 * dp - t17) * t16, 0.0)
+            dqk = t20 * (adj + t19) * torch.sigmoid(t9)
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1151,6 +1183,7 @@ inline Vec exp2(const Vec& x) {
 }
 inline Vec log(const Vec& x) { return x.log(); }
 inline Vec relu(const Vec& x) { return at::vec::clamp_min(x, Vec(0.f)); }
+inline Vec maximum(const Vec& a, const Vec& b) { return at::vec::maximum(a, b); }
 
 // 1 / (1 + 2^x). A reciprocal's first guess and one step of Newton's take less than a division.
 inline Vec logistic2(const Vec& x) {
@@ -1294,12 +1327,16 @@ inline int64_t whole_vectors(int64_t count) { return blocks_of(count, W) * W; }
 struct Rows {
   int64_t count;  // queries
   int64_t first_visible[MOST_ROWS], end_visible[MOST_ROWS];
+  alignas(64) float a1[MOST_ROWS];
   alignas(64) float a10[MOST_ROWS];
   alignas(64) float a11[MOST_ROWS];
-  alignas(64) float a2[MOST_ROWS];
-  alignas(64) float a4[MOST_ROWS];
+  alignas(64) float a12[MOST_ROWS];
+  alignas(64) float a13[MOST_ROWS];
+  alignas(64) float a14[MOST_ROWS];
+  alignas(64) float a15[MOST_ROWS];
+  alignas(64) float a3[MOST_ROWS];
   alignas(64) float a5[MOST_ROWS];
-  alignas(64) float a7[MOST_ROWS];
+  alignas(64) float a6[MOST_ROWS];
   alignas(64) float a8[MOST_ROWS];
   alignas(64) float a9[MOST_ROWS];
   alignas(64) float acc_factor[MOST_ROWS];
@@ -1312,16 +1349,19 @@ struct Rows {
   alignas(64) float row_sum[MOST_ROWS];
   alignas(64) float t1[MOST_ROWS];
   alignas(64) float t10[MOST_ROWS];
-  alignas(64) float t13[MOST_ROWS];
-  alignas(64) float t17[MOST_ROWS];
+  alignas(64) float t11[MOST_ROWS];
+  alignas(64) float t12[MOST_ROWS];
+  alignas(64) float t15[MOST_ROWS];
   alignas(64) float t18[MOST_ROWS];
+  alignas(64) float t19[MOST_ROWS];
   alignas(64) float t2[MOST_ROWS];
   alignas(64) float t21[MOST_ROWS];
+  alignas(64) float t23[MOST_ROWS];
   alignas(64) float t3[MOST_ROWS];
   alignas(64) float t4[MOST_ROWS];
   alignas(64) float t5[MOST_ROWS];
+  alignas(64) float t6[MOST_ROWS];
   alignas(64) float t7[MOST_ROWS];
-  alignas(64) float t8[MOST_ROWS];
   alignas(64) float t9[MOST_ROWS];
   alignas(64) float z1[MOST_ROWS];
 };
@@ -1761,13 +1801,16 @@ class Forward {
   void write(const Block& block, State& state) const {
     const Call& call = call_;
     Rows& rows = state.rows;
+    const Vec LOG2E(1.4426950408889634f);
 
     for (int64_t lane = 0; lane < rows.count; lane += W) {
       const Vec row_max = load(rows.row_max + lane);
       const Vec row_sum = load(rows.row_sum + lane);
 
-      const Vec u1 = row_max * square(row_max * square(row_max * square(row_max)));
-      const Vec acc_factor = u1 / (Vec(1e-08f) + u1 * row_sum);
+      const Vec u1 = Vec(15.0f) * log(row_max);
+      const Vec u2 = maximum(Vec(0.0f), u1);
+      const Vec u3 = exp2(LOG2E * (u1 - u2));
+      const Vec acc_factor = u3 / (row_sum * u3 + Vec(1e-08f) * exp2(-(LOG2E * u2)));
 
       (acc_factor).store(rows.acc_factor + lane);
     }
@@ -1818,27 +1861,27 @@ void tile_of_prepass(const Call& call, Rows& rows, const Keys& keys, const Visib
   const int64_t wide = whole_vectors(rows.count), ld = call.block_m;
   const Vec head_dim(static_cast<float>(call.head_dim));
 
-  const Vec a1 = log(head_dim);
+  const Vec a2 = log(head_dim);
 
   for (int64_t key = 0; key < keys.count; key++) {
     for (int64_t lane = 0; lane < wide; lane += W) {
       [[maybe_unused]] const Vec seen = EDGE ? visible.at(key, lane) : Vec(0.f);
       const Vec qk = load(scores + key * ld + lane);
       const Vec dp = load(products + key * ld + lane);
-      const Vec a10 = load(rows.a10 + lane);
-      const Vec a11 = load(rows.a11 + lane);
-      const Vec a2 = load(rows.a2 + lane);
-      const Vec a4 = load(rows.a4 + lane);
+      const Vec a13 = load(rows.a13 + lane);
+      const Vec a14 = load(rows.a14 + lane);
+      const Vec a15 = load(rows.a15 + lane);
+      const Vec a3 = load(rows.a3 + lane);
       const Vec a5 = load(rows.a5 + lane);
-      const Vec a9 = load(rows.a9 + lane);
+      const Vec a6 = load(rows.a6 + lane);
 
-      const Vec a3 = softplus(a2 * qk);
-      const Vec a6 = a4 * a3 - a5;
-      const Vec a12 = a11 * relu(a6);
-      const Vec a13 = a10 * (a9 - Vec(15.0f) * dp);
-      const Vec a14 = a6 > Vec(0.0f);
-      const Vec a15 = a13 * square(a12 * square(a12 * square(a12))) * a3;
-      const Vec adj_term = select(a14, a15, Vec(0.0f));
+      const Vec a4 = softplus(a3 * qk);
+      const Vec a7 = a5 * a4 - a6;
+      const Vec a16 = a15 * relu(a7);
+      const Vec a17 = a14 * (a13 - Vec(15.0f) * dp);
+      const Vec a18 = a7 > Vec(0.0f);
+      const Vec a19 = a17 * square(a16 * square(a16 * square(a16))) * a4;
+      const Vec adj_term = select(a18, a19, Vec(0.0f));
 
       const Vec adj_here = adj_term;
       (load(rows.adj + lane) + (EDGE ? select(seen, adj_here, Vec(0.f)) : adj_here)).store(rows.adj + lane);
@@ -1854,8 +1897,8 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, const Visi
   const Vec LOG2E(1.4426950408889634f);
   const Vec head_dim(static_cast<float>(call.head_dim));
 
-  const Vec t6 = log(head_dim);
-  const Vec t20 = LOG2E * t6;
+  const Vec t8 = log(head_dim);
+  const Vec t22 = LOG2E * t8;
 
   for (int64_t key = 0; key < keys.count; key++) {
     for (int64_t lane = 0; lane < wide; lane += W) {
@@ -1864,24 +1907,22 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, const Visi
       const Vec dp = load(products + key * ld + lane);
       const Vec adj = load(rows.adj + lane);
       const Vec t10 = load(rows.t10 + lane);
-      const Vec t13 = load(rows.t13 + lane);
-      const Vec t17 = load(rows.t17 + lane);
+      const Vec t11 = load(rows.t11 + lane);
+      const Vec t12 = load(rows.t12 + lane);
+      const Vec t15 = load(rows.t15 + lane);
       const Vec t18 = load(rows.t18 + lane);
+      const Vec t19 = load(rows.t19 + lane);
       const Vec t21 = load(rows.t21 + lane);
-      const Vec t3 = load(rows.t3 + lane);
-      const Vec t7 = load(rows.t7 + lane);
-      const Vec t8 = load(rows.t8 + lane);
-      const Vec t9 = load(rows.t9 + lane);
+      const Vec t23 = load(rows.t23 + lane);
+      const Vec t5 = load(rows.t5 + lane);
 
-      const Vec t11 = t9 * softplus(t8 * qk) - t10;
-      const Vec t12 = relu(t11);
-      const Vec t14 = t3 * t12;
-      const Vec t15 = square(t14 * square(t14 * square(t14)));
-      const Vec weight = t13 * t12 * t15;
-      const Vec t16 = t11 > Vec(0.0f);
-      const Vec t19 = adj + select(t16, t17 * dp * t15, Vec(0.0f));
-      const Vec t22 = t7 * (t19 - select(t16, t18 * t15, Vec(0.0f)));
-      const Vec dqk = t22 * logistic2(-(t21 * qk));
+      const Vec t13 = t11 * softplus(t10 * qk) - t12;
+      const Vec t14 = relu(t13);
+      const Vec t16 = t5 * t14;
+      const Vec t17 = square(t16 * square(t16 * square(t16)));
+      const Vec weight = t15 * t14 * t17;
+      const Vec t20 = select(t13 > Vec(0.0f), t19 * (Vec(15.0f) * dp - t18) * t17, Vec(0.0f));
+      const Vec dqk = t21 * (adj + t20) * logistic2(-(t23 * qk));
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);
@@ -1969,35 +2010,41 @@ class Backward {
         const Vec row_sum = load(rows.row_sum + lane);
         const Vec z1 = load(rows.z1 + lane);
 
-        const Vec t6 = log(head_dim);
-        const Vec t20 = LOG2E * t6;
-        const Vec t1 = square(row_max * square(row_max * square(row_max)));
-        const Vec t2 = row_max * t1;
-        const Vec t3 = Vec(1.0f) / row_max;
-        const Vec t4 = Vec(1.0f) / (Vec(1e-08f) + t2 * row_sum);
-        const Vec t5 = Vec(1.0f) / z1;
-        const Vec t7 = log(n);
-        const Vec t8 = t6 * t7;
-        const Vec t9 = n * t5;
-        const Vec t10 = select(Vec(3.0f) > i, Vec(0.0f), Vec(1.0f));
-        const Vec t13 = t2 * t3 * t4;
-        const Vec t17 = Vec(15.0f) * t1 * n * t5 * t4;
-        const Vec t18 = Vec(15.0f) * delta * t1 * n * t5 * t4;
-        const Vec t21 = t20 * t7;
+        const Vec t8 = log(head_dim);
+        const Vec t22 = LOG2E * t8;
+        const Vec t1 = log(row_max);
+        const Vec t2 = Vec(15.0f) * t1;
+        const Vec t3 = maximum(Vec(0.0f), t2);
+        const Vec t4 = exp2(LOG2E * (t2 - t3));
+        const Vec t5 = Vec(1.0f) / row_max;
+        const Vec t6 = Vec(1.0f) / (row_sum * t4 + Vec(1e-08f) * exp2(-(LOG2E * t3)));
+        const Vec t7 = Vec(1.0f) / z1;
+        const Vec t9 = log(n);
+        const Vec t10 = t8 * t9;
+        const Vec t11 = n * t7;
+        const Vec t12 = select(Vec(3.0f) > i, Vec(0.0f), Vec(1.0f));
+        const Vec t15 = t4 * t5 * t6;
+        const Vec t18 = Vec(15.0f) * delta;
+        const Vec t19 = n * exp2(LOG2E * (Vec(14.0f) * t1 - t3)) * t6;
+        const Vec t21 = t9 * t7;
+        const Vec t23 = t22 * t9;
 
         (t1).store(rows.t1 + lane);
         (t2).store(rows.t2 + lane);
         (t3).store(rows.t3 + lane);
         (t4).store(rows.t4 + lane);
         (t5).store(rows.t5 + lane);
+        (t6).store(rows.t6 + lane);
         (t7).store(rows.t7 + lane);
-        (t8).store(rows.t8 + lane);
         (t9).store(rows.t9 + lane);
         (t10).store(rows.t10 + lane);
-        (t13).store(rows.t13 + lane);
-        (t17).store(rows.t17 + lane);
+        (t11).store(rows.t11 + lane);
+        (t12).store(rows.t12 + lane);
+        (t15).store(rows.t15 + lane);
         (t18).store(rows.t18 + lane);
+        (t19).store(rows.t19 + lane);
         (t21).store(rows.t21 + lane);
+        (t23).store(rows.t23 + lane);
       }
 
     }
@@ -2033,6 +2080,7 @@ class Backward {
   void prepass(int64_t block, int64_t batch, int64_t head, int64_t first_row, Rows& rows, BackwardScratch<T>& s) const {
     const Call& call = call_;
     Keys& keys = s.keys;
+    const Vec LOG2E(1.4426950408889634f);
     const Vec head_dim(static_cast<float>(call.head_dim));
 
     for (int64_t lane = 0; lane < rows.count; lane += W) {
@@ -2043,24 +2091,32 @@ class Backward {
       const Vec row_sum = load(rows.row_sum + lane);
       const Vec z1 = load(rows.z1 + lane);
 
-      const Vec a1 = log(head_dim);
-      const Vec a2 = a1 * log(n);
-      const Vec a4 = n * (Vec(1.0f) / z1);
-      const Vec a5 = select(Vec(3.0f) > i, Vec(0.0f), Vec(1.0f));
-      const Vec a7 = square(row_max * square(row_max * square(row_max)));
-      const Vec a8 = a7 * n * (Vec(1.0f) / square(z1));
-      const Vec a9 = Vec(15.0f) * delta;
-      const Vec a10 = a8 * (Vec(1.0f) / (Vec(1e-08f) + row_max * a7 * row_sum));
-      const Vec a11 = Vec(1.0f) / row_max;
+      const Vec a2 = log(head_dim);
+      const Vec a1 = Vec(1.0f) / z1;
+      const Vec a3 = a2 * log(n);
+      const Vec a5 = n * a1;
+      const Vec a6 = select(Vec(3.0f) > i, Vec(0.0f), Vec(1.0f));
+      const Vec a8 = log(row_max);
+      const Vec a9 = Vec(15.0f) * a8;
+      const Vec a10 = maximum(Vec(0.0f), a9);
+      const Vec a11 = row_sum * exp2(LOG2E * (a9 - a10));
+      const Vec a12 = n * exp2(LOG2E * (Vec(14.0f) * a8 - a10)) * a1;
+      const Vec a13 = Vec(15.0f) * delta;
+      const Vec a14 = a12 * (Vec(1.0f) / (a11 + Vec(1e-08f) * exp2(-(LOG2E * a10))));
+      const Vec a15 = Vec(1.0f) / row_max;
 
-      (a2).store(rows.a2 + lane);
-      (a4).store(rows.a4 + lane);
+      (a1).store(rows.a1 + lane);
+      (a3).store(rows.a3 + lane);
       (a5).store(rows.a5 + lane);
-      (a7).store(rows.a7 + lane);
+      (a6).store(rows.a6 + lane);
       (a8).store(rows.a8 + lane);
       (a9).store(rows.a9 + lane);
       (a10).store(rows.a10 + lane);
       (a11).store(rows.a11 + lane);
+      (a12).store(rows.a12 + lane);
+      (a13).store(rows.a13 + lane);
+      (a14).store(rows.a14 + lane);
+      (a15).store(rows.a15 + lane);
     }
 
     std::fill_n(rows.adj, whole_vectors(rows.count), 0.f);

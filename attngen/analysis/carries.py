@@ -14,7 +14,7 @@ from attngen.analysis.functions import Sym
 from attngen.analysis.passes import Staged
 from attngen.analysis.roots import root_name
 from attngen.analysis.separate import Scope
-from attngen.analysis.stabilize import Scaled, plain, scaled
+from attngen.analysis.stabilize import PIVOT, Scaled, plain, scaled
 from attngen.analysis.symbolic import Statistic
 
 # Powers up to this are summed as they are: in fp32 they stay finite for bases up to 10^9.
@@ -99,8 +99,8 @@ class Carries:
         return settled
 
     def unit(self, statistic: Sym) -> Sym:
-        """What the statistic is measured in: itself if its logarithm is kept, else its pivot's factor; never zero."""
-        if statistic in self.logarithms:
+        """What the statistic is measured in: itself if it is positive, else its pivot's factor; never zero."""
+        if statistic in self.logarithms or statistic.is_positive:
             return statistic
         units = [c.total / c.symbol for c in self.carries if c.statistic and c.statistic.symbol == statistic]
         return units[0]
@@ -196,9 +196,9 @@ def _group(result: Carries, form: Scaled, pass_index: int) -> tuple[PivotGroup |
         return group, power
     number = len(result.groups) + 1
     if not result.scope.is_row(form.exponent):
-        group, power = PivotGroup(sy.symbol(f"%row_max{number}"), form.exponent, pass_index), fn.ONE
+        group, power = PivotGroup(sy.symbol(f"{PIVOT}{number}"), form.exponent, pass_index), fn.ONE
     elif (large := _large_power(form, result.scope)) is not None:
-        symbol = sy.symbol(f"%row_max{number}", positive=True)
+        symbol = sy.symbol(f"{PIVOT}{number}", positive=True)
         group, power = PivotGroup(symbol, large.base, pass_index, "power"), large.exp
     if group is not None:
         result.groups.append(group)

@@ -120,6 +120,10 @@ class power(RealFunction):
         return base**exponent * logarithm
 
 
+class logarithm(RealFunction):
+    """log(x) that sympy doesn't take out of an exponential: exp(15 log(x)) stays what it is."""
+
+
 class ratio(RealFunction):
     """a / b that sympy doesn't cancel against b."""
 

@@ -29,6 +29,14 @@ class Scaled:
         return self.mantissa * sy.exp(self.exponent)
 
 
+PIVOT = "%row_max"
+
+
+def is_base_pivot(expr: Sym) -> bool:
+    """Whether it is the pivot of a power, which unlike one of exponentials is positive: its powers are exponentials."""
+    return bool(expr.is_Symbol and expr.name.startswith(PIVOT) and expr.is_positive)
+
+
 def scaled(expr: Sym) -> Scaled:
     """`expr` with its exponentials pulled out as far as the algebra allows."""
     if not expr.args:
@@ -39,6 +47,8 @@ def scaled(expr: Sym) -> Scaled:
         factors = [scaled(a) for a in expr.args]
         exponent = sy.expand_mul(sy.Add(*(f.exponent for f in factors)))
         return Scaled(sy.Mul(*(f.mantissa for f in factors)), exponent)
+    if expr.is_Pow and is_base_pivot(expr.base):
+        return Scaled(ONE, plain(expr.exp) * fn.logarithm(expr.base))
     if expr.is_Pow:
         base, exponent = scaled(expr.base), plain(expr.exp)
         return Scaled(base.mantissa**exponent, base.exponent * exponent)

@@ -31,6 +31,7 @@ from attngen.analysis.functions import (
     ge,
     gt,
     log1p,
+    logarithm,
     maximum,
     minimum,
     not_,
@@ -60,7 +61,7 @@ _THAW: dict[str, Any] = {
 
 _FREEZE: dict[Any, str] = {
     sp.exp: "exp", bounded_exp: "exp",
-    expm1: "expm1", sp.log: "log", log1p: "log1p", absolute: "abs", sp.Abs: "abs", sign: "sign",
+    expm1: "expm1", sp.log: "log", logarithm: "log", log1p: "log1p", absolute: "abs", sp.Abs: "abs", sign: "sign",
     sp.sign: "sign", sp.tanh: "tanh", sigmoid: "sigmoid", softplus: "softplus", relu: "relu", sp.erf: "erf",
     sp.atan: "atan", sp.sin: "sin", sp.cos: "cos", minimum: "min", maximum: "max", clip: "clip", where: "where",
     gt: "gt", ge: "ge", eq: "eq", attains: "attains", and_: "and", or_: "or", not_: "not",

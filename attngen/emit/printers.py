@@ -104,12 +104,21 @@ LOG2E = Name("LOG2E")
 
 
 def _times_log2e(expr: Expr, sign: int) -> Expr:
-    """LOG2E * expr, multiplied into a sum so that the parts that stay the same can leave the loop."""
-    terms = [
-        ir.apply("mul", LOG2E, term) if s * sign > 0 else ir.apply("neg", ir.apply("mul", LOG2E, term))
-        for s, term in addends(expr)
-    ]
+    """LOG2E * expr, multiplied into a sum so that the parts that stay the same can leave the loop.
+
+    Names among the addends, such as gates that were summed up over thousands of keys, stay together: their difference
+    may be small where each of them, multiplied, would be rounded by more.
+    """
+    signed = [(s * sign, term) for s, term in addends(expr)]
+    names = [_signed(s, term) for s, term in signed if isinstance(term, Name)]
+    apart = [_signed(s, ir.apply("mul", LOG2E, term)) for s, term in signed if not isinstance(term, Name)]
+    together = names[0] if len(names) == 1 else Apply("add", tuple(names))
+    terms = [*apart, ir.apply("mul", LOG2E, together)] if names else apart
     return terms[0] if len(terms) == 1 else Apply("add", tuple(terms))
+
+
+def _signed(sign: int, expr: Expr) -> Expr:
+    return expr if sign > 0 else ir.apply("neg", expr)
 
 
 def _lower_triton(expr: Expr) -> Expr:

@@ -32,10 +32,7 @@ def read(name: str) -> tuple[ModuleType, ir.Normalizer]:
 
 
 # The adjoint of a staged formula's first sum is a sum over its square, which leaves float32 where all scores are low.
-KNOWN = {"lssar": pytest.mark.xfail(reason="15 * n * ... / sum(softplus(s)) ** 2 overflows where the sum is 1e-19")}
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=KNOWN.get(name, ())) for name in SHIPPED])
+@pytest.mark.parametrize("name", SHIPPED)
 def test_portable(name: str) -> None:
     module, normalizer = read(name)
     report = verify(module, normalizer, Settings(examples=20 if name in REPRESENTATIVE else 4))
