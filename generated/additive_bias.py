@@ -162,7 +162,7 @@ def additive_bias_forward(
     last_full = tl.maximum(tl.minimum(n_k, top + right + 1), 0) // BLOCK_N * BLOCK_N
     last_full = tl.maximum(last_full, first_full)
 
-    t2 = LOG2E * scale
+    t1 = LOG2E * scale
 
     row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
     row_sum = tl.full([BLOCK_M], 0.0, tl.float32)
@@ -201,9 +201,8 @@ def additive_bias_forward(
             row_max_kept = tl.maximum(row_max_old, tl.max(row_max_seen, 1))
             # What is relative to a row's pivot stays finite while the pivot is the least there is.
             row_max = tl.where(row_max_kept == float("-inf"), 0.0, row_max_kept)
-            row_max_rescale = tl.exp2(LOG2E * row_max_old + -(LOG2E * row_max))
-            t1 = LOG2E * row_max
-            row_sum_term = tl.exp2(LOG2E * bias_in - t1[:, None] + t2 * qk)
+            row_max_rescale = tl.exp2(LOG2E * (row_max_old + -row_max))
+            row_sum_term = tl.exp2(t1 * qk + LOG2E * (bias_in - row_max[:, None]))
 
             row_sum_seen = row_sum_term
             if edge:
@@ -276,8 +275,7 @@ def additive_bias_backward_query(
     last_full = tl.maximum(tl.minimum(n_k, top + right + 1), 0) // BLOCK_N * BLOCK_N
     last_full = tl.maximum(last_full, first_full)
 
-    t1 = LOG2E * lse
-    t2 = LOG2E * scale
+    t1 = LOG2E * scale
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
@@ -302,7 +300,7 @@ def additive_bias_backward_query(
             bias_in = tl.load(bias_in_rows[:, None] + bias_in_columns[None, :], mask=bias_in_mask, other=0.0)
             bias_in = bias_in.to(tl.float32)
 
-            dqk = (dp - delta[:, None]) * tl.exp2(LOG2E * bias_in - t1[:, None] + t2 * qk)
+            dqk = (dp - delta[:, None]) * tl.exp2(t1 * qk + LOG2E * (bias_in - lse[:, None]))
 
             ds = dqk
             if edge:
@@ -363,7 +361,7 @@ def additive_bias_backward_key(
         q_base = _head(q_ptr, batch, q_stride_b, q_head, q_stride_h)
         do_base = _head(do_ptr, batch, do_stride_b, q_head, do_stride_h)
 
-        t2 = LOG2E * scale
+        t1 = LOG2E * scale
 
         for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
             begin = first_edge if edge else first_full
@@ -394,8 +392,7 @@ def additive_bias_backward_key(
 
                 lse = tl.load(lse_ptr + row + rows, mask=rows < n_q, other=0.0)
                 delta = tl.load(delta_ptr + row + rows, mask=rows < n_q, other=0.0)
-                t1 = LOG2E * lse
-                weight = tl.exp2(LOG2E * bias_in - t1[None, :] + t2 * qk)
+                weight = tl.exp2(t1 * qk + LOG2E * (bias_in - lse[None, :]))
                 dqk = (dp - delta[None, :]) * weight
 
                 p = weight
@@ -478,10 +475,9 @@ def additive_bias_backward_pair_bias(
         bias_in = tl.load(bias_in_rows[:, None] + bias_in_columns[None, :], mask=bias_in_mask, other=0.0)
         bias_in = bias_in.to(tl.float32)
 
-        t1 = LOG2E * lse
-        t2 = LOG2E * scale
+        t1 = LOG2E * scale
 
-        value = (dp - delta[:, None]) * tl.exp2(LOG2E * bias_in - t1[:, None] + t2 * qk)
+        value = (dp - delta[:, None]) * tl.exp2(t1 * qk + LOG2E * (bias_in - lse[:, None]))
 
         total += tl.where(visible, value, 0.0)
     pointers = d_bias_in_ptr + tl.cast(plane, tl.int64) * n_q * n_k

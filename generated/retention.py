@@ -213,7 +213,7 @@ def retention_forward(
             row_max_kept = tl.maximum(row_max_old, tl.max(row_max_seen, 1))
             # What is relative to a row's pivot stays finite while the pivot is the least there is.
             row_max = tl.where(row_max_kept == float("-inf"), 0.0, row_max_kept)
-            row_max_rescale = tl.exp2(LOG2E * row_max_old + -(LOG2E * row_max))
+            row_max_rescale = tl.exp2(LOG2E * (row_max_old + -row_max))
             t4 = -(LOG2E * row_max)
             row_sum1_term = tl.exp2(t4[:, None] - t3 * t2)
             row_sum2_term = qk * row_sum1_term
@@ -308,27 +308,26 @@ def retention_backward_query(
 
     log_decay_in = tl.load(log_decay_in_ptr + tl.cast(q_head, tl.int64) * log_decay_in_stride_head).to(tl.float32)
 
-    t1 = LOG2E * row_max
-    t2 = LOG2E * 0.5 * lse
-    t3 = t1 - t2
-    t4 = LOG2E * tl.maximum(0.0, row_max - 0.5 * lse)
-    t5 = scale * row_sum2
-    t6 = 1.0 / tl.maximum(tl.exp2(t3 - t4) * tl.abs(t5), tl.exp2(-t4))
-    t7 = tl.abs(t5 * tl.exp2(t3))
-    t8 = t7 > 1.0
-    t9 = _sign(t5)
-    t10 = t7 == 1.0
-    t11 = 0.5 * delta
-    t12 = tl.where(t8, delta * t9, tl.where(t10, t11 * t9, 0.0))
-    t13 = LOG2E * log_decay_in
-    t15 = LOG2E * tl.exp2(t13)
-    t17 = -t2 - t4
-    t18 = t13 - LOG2E * lse
-    t19 = scale * t6
-    t20 = t13 - t2 - t4
-    t22 = t13 + t1 - LOG2E * 1.5 * lse - t4
-    t24 = 0.5 * scale * delta * row_sum2 * t9 * t6
-    t25 = 0.25 * scale * delta * row_sum2 * t9 * t6
+    t1 = LOG2E * 0.5 * lse
+    t2 = LOG2E * row_max - t1
+    t3 = LOG2E * tl.maximum(0.0, row_max - 0.5 * lse)
+    t4 = scale * row_sum2
+    t5 = 1.0 / tl.maximum(tl.exp2(t2 - t3) * tl.abs(t4), tl.exp2(-t3))
+    t6 = tl.abs(t4 * tl.exp2(t2))
+    t7 = t6 > 1.0
+    t8 = _sign(t4)
+    t9 = t6 == 1.0
+    t10 = 0.5 * delta
+    t11 = tl.where(t7, delta * t8, tl.where(t9, t10 * t8, 0.0))
+    t12 = LOG2E * log_decay_in
+    t14 = LOG2E * tl.exp2(t12)
+    t16 = -t1 - t3
+    t17 = LOG2E * (log_decay_in - lse)
+    t18 = scale * t5
+    t19 = t12 - t1 - t3
+    t21 = LOG2E * (log_decay_in + row_max) - LOG2E * 1.5 * lse - t3
+    t23 = 0.5 * scale * delta * row_sum2 * t8 * t5
+    t24 = 0.25 * scale * delta * row_sum2 * t8 * t5
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     d_log_decay = tl.zeros([BLOCK_M], tl.float32)
@@ -350,14 +349,14 @@ def retention_backward_query(
 
             j = keys.to(tl.float32)
 
-            t14 = tl.abs(i[:, None] - j[None, :])
-            t16 = t15 * t14
-            dqk = t6[:, None] * (dp - t12[:, None]) * tl.exp2(t17[:, None] - t16)
-            t21 = t11[:, None] * tl.exp2(t18[:, None] - t16)
-            t23 = tl.exp2(t22[:, None] - t16)
-            t26 = t21 + t19[:, None] * qk * (t12[:, None] - dp) * tl.exp2(t20[:, None] - t16)
-            t27 = t26 - tl.where(t8[:, None], t24[:, None] * t23, tl.where(t10[:, None], t25[:, None] * t23, 0.0))
-            d_log_decay_term = t27 * t14
+            t13 = tl.abs(i[:, None] - j[None, :])
+            t15 = t14 * t13
+            dqk = t5[:, None] * (dp - t11[:, None]) * tl.exp2(t16[:, None] - t15)
+            t20 = t10[:, None] * tl.exp2(t17[:, None] - t15)
+            t22 = tl.exp2(t21[:, None] - t15)
+            t25 = t20 + t18[:, None] * qk * (t11[:, None] - dp) * tl.exp2(t19[:, None] - t15)
+            t26 = t25 - tl.where(t7[:, None], t23[:, None] * t22, tl.where(t9[:, None], t24[:, None] * t22, 0.0))
+            d_log_decay_term = t26 * t13
 
             ds = dqk
             if edge:

@@ -170,7 +170,7 @@ def scaled_cosine_forward(
     log_scale_in = tl.load(log_scale_in_ptr + tl.cast(q_head, tl.int64) * log_scale_in_stride_head).to(tl.float32)
 
     t1 = tl.exp2(LOG2E * tl.minimum(log_scale_in, 4.605170185988092))
-    t3 = LOG2E * t1
+    t2 = LOG2E * t1
 
     row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
     row_sum = tl.full([BLOCK_M], 0.0, tl.float32)
@@ -209,9 +209,8 @@ def scaled_cosine_forward(
             row_max_kept = tl.maximum(row_max_old, tl.max(row_max_seen, 1))
             # What is relative to a row's pivot stays finite while the pivot is the least there is.
             row_max = tl.where(row_max_kept == float("-inf"), 0.0, row_max_kept)
-            row_max_rescale = tl.exp2(LOG2E * row_max_old + -(LOG2E * row_max))
-            t2 = LOG2E * row_max
-            row_sum_term = tl.exp2(LOG2E * bias_in - t2[:, None] + t3 * qk)
+            row_max_rescale = tl.exp2(LOG2E * (row_max_old + -row_max))
+            row_sum_term = tl.exp2(t2 * qk + LOG2E * (bias_in - row_max[:, None]))
 
             row_sum_seen = row_sum_term
             if edge:
@@ -287,8 +286,7 @@ def scaled_cosine_backward_query(
     log_scale_in = tl.load(log_scale_in_ptr + tl.cast(q_head, tl.int64) * log_scale_in_stride_head).to(tl.float32)
 
     t2 = LOG2E * tl.minimum(log_scale_in, 4.605170185988092)
-    t3 = t2 - LOG2E * lse
-    t4 = LOG2E * tl.exp2(t2)
+    t3 = LOG2E * tl.exp2(t2)
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     d_log_scale = tl.zeros([BLOCK_M], tl.float32)
@@ -315,9 +313,9 @@ def scaled_cosine_backward_query(
             bias_in = bias_in.to(tl.float32)
 
             t1 = dp - delta[:, None]
-            t5 = tl.exp2(t3[:, None] + LOG2E * bias_in + t4 * qk)
-            dqk = t1 * t5
-            d_log_scale_term = qk * t1 * t5
+            t4 = tl.exp2(t2 + t3 * qk + LOG2E * (bias_in - lse[:, None]))
+            dqk = t1 * t4
+            d_log_scale_term = qk * t1 * t4
 
             ds = dqk
             if edge:
@@ -386,8 +384,8 @@ def scaled_cosine_backward_key(
         do_base = _head(do_ptr, batch, do_stride_b, q_head, do_stride_h)
         log_scale_in = tl.load(log_scale_in_ptr + tl.cast(q_head, tl.int64) * log_scale_in_stride_head).to(tl.float32)
 
-        t3 = LOG2E * tl.minimum(log_scale_in, 4.605170185988092)
-        t4 = LOG2E * tl.exp2(t3)
+        t1 = LOG2E * tl.minimum(log_scale_in, 4.605170185988092)
+        t2 = LOG2E * tl.exp2(t1)
 
         for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
             begin = first_edge if edge else first_full
@@ -418,12 +416,10 @@ def scaled_cosine_backward_key(
 
                 lse = tl.load(lse_ptr + row + rows, mask=rows < n_q, other=0.0)
                 delta = tl.load(delta_ptr + row + rows, mask=rows < n_q, other=0.0)
-                t1 = LOG2E * bias_in
-                t2 = LOG2E * lse
-                t5 = t4 * qk
-                weight = tl.exp2(t1 - t2[None, :] + t5)
-                t6 = t3 - t2
-                dqk = (dp - delta[None, :]) * tl.exp2(t6[None, :] + t1 + t5)
+                t3 = t2 * qk
+                t4 = LOG2E * (bias_in - lse[None, :])
+                weight = tl.exp2(t3 + t4)
+                dqk = (dp - delta[None, :]) * tl.exp2(t1 + t3 + t4)
 
                 p = weight
                 ds = dqk
@@ -505,10 +501,9 @@ def scaled_cosine_backward_pair_bias(
         bias_in = tl.load(bias_in_rows[:, None] + bias_in_columns[None, :], mask=bias_in_mask, other=0.0)
         bias_in = bias_in.to(tl.float32)
 
-        t1 = LOG2E * lse
-        t2 = LOG2E * tl.exp2(LOG2E * tl.minimum(log_scale_in, 4.605170185988092))
+        t1 = LOG2E * tl.exp2(LOG2E * tl.minimum(log_scale_in, 4.605170185988092))
 
-        value = (dp - delta[:, None]) * tl.exp2(LOG2E * bias_in - t1[:, None] + t2 * qk)
+        value = (dp - delta[:, None]) * tl.exp2(t1 * qk + LOG2E * (bias_in - lse[:, None]))
 
         total += tl.where(visible, value, 0.0)
     pointers = d_bias_in_ptr + tl.cast(plane, tl.int64) * n_q * n_k

@@ -196,7 +196,7 @@ def transnormer_forward(
             row_max_kept = tl.maximum(row_max_old, tl.max(row_max_seen, 1))
             # What is relative to a row's pivot stays finite while the pivot is the least there is.
             row_max = tl.where(row_max_kept == float("-inf"), 0.0, row_max_kept)
-            row_max_rescale = tl.exp2(LOG2E * row_max_old + -(LOG2E * row_max))
+            row_max_rescale = tl.exp2(LOG2E * (row_max_old + -row_max))
             t4 = -(LOG2E * row_max)
             acc_weight = qk * tl.exp2(t4[:, None] - t3 * t2)
 
@@ -280,11 +280,9 @@ def transnormer_backward_query(
 
     log_decay_in = tl.load(log_decay_in_ptr + tl.cast(q_head, tl.int64) * log_decay_in_stride_head).to(tl.float32)
 
-    t1 = LOG2E * row_max
-    t2 = LOG2E * log_decay_in
-    t4 = LOG2E * tl.exp2(t2)
-    t6 = -t1
-    t7 = t2 - t1
+    t2 = LOG2E * tl.exp2(LOG2E * log_decay_in)
+    t4 = -(LOG2E * row_max)
+    t5 = LOG2E * (log_decay_in - row_max)
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     d_log_decay = tl.zeros([BLOCK_M], tl.float32)
@@ -306,10 +304,10 @@ def transnormer_backward_query(
 
             j = keys.to(tl.float32)
 
-            t3 = tl.abs(i[:, None] - j[None, :])
-            t5 = t4 * t3
-            dqk = dp * tl.exp2(t6[:, None] - t5)
-            d_log_decay_term = dp * qk * tl.exp2(t7[:, None] - t5) * t3
+            t1 = tl.abs(i[:, None] - j[None, :])
+            t3 = t2 * t1
+            dqk = dp * tl.exp2(t4[:, None] - t3)
+            d_log_decay_term = dp * qk * tl.exp2(t5[:, None] - t3) * t1
 
             ds = dqk
             if edge:

@@ -5,6 +5,8 @@ import torch
 
 from attngen.catalog import shipped
 from tests.normalizers.formulas import FORMULAS
+from tests.normalizers.test_implicit import FORMULAS as IMPLICIT
+from tests.normalizers.test_output import RIGHT as NORMALIZED
 from tests.ops.oracle import Mask
 from tests.ops.subject import Case, Load, Subject, check
 
@@ -27,7 +29,8 @@ DISTANCES = {"temperature_alibi": 2.0}  # the slope's gradient is a sum of terms
 
 
 def test_every_spec_has_a_formula() -> None:
-    assert {path.stem for path in shipped()} == set(FORMULAS)
+    """Here, or beside the oracles that thresholds and outputs have."""
+    assert {path.stem for path in shipped()} == {*FORMULAS, *IMPLICIT, *NORMALIZED}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
