@@ -4,12 +4,13 @@ BIN := .venv/bin
 SPECS = $(sort $(wildcard specs/*.yaml))
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help venv demo test lint test-gpu test-triton golden generated docs wheel clean
+.PHONY: help venv demo test lint test-gpu test-asan test-triton golden generated docs wheel clean
 
 help:
 	@echo "make demo         build specs/sigmoid.yaml, verify the op, show what was made"
 	@echo "make test         linter, types, import layers, tests, and generated/ against specs/"
 	@echo "make test-gpu     the tests that need a GPU"
+	@echo "make test-asan    the native kernels' tests under AddressSanitizer and UBSan"
 	@echo "make test-triton VERSION=3.6.0   the tests of kernels and of their tools under another Triton"
 	@echo "make golden       write the golden files anew; read the difference before you commit it"
 	@echo "make generated    build specs/ into generated/"
@@ -43,6 +44,12 @@ test: lint
 
 test-gpu: venv
 	$(PYTEST) -m gpu
+
+# AddressSanitizer and UBSan over the native kernels' tests; without a compiler's libasan they are skipped.
+ASAN = $(shell $(or $(CXX),c++) -print-file-name=libasan.so)
+test-asan: venv
+	ATTNGEN_CXXFLAGS="-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined" LD_PRELOAD="$(ASAN)" \
+		ASAN_OPTIONS=detect_leaks=0 $(PYTEST) tests/cpu/test_native.py
 
 test-triton: venv
 	@test -n "$(VERSION)" || { echo "say which: make test-triton VERSION=3.6.0" >&2; exit 2; }

@@ -77,20 +77,25 @@ def main() -> None:
               metavar="DIR", help="Folder that the modules are written to.")  # fmt: skip
 @click.option("--check", is_flag=True, help="Write nothing; fail if a file in DIR isn't what would be written.")
 @click.option("--emit", type=click.Choice(STAGES), help="Write nothing; print this stage as text.")
+@click.option(
+    "--target", type=click.Choice(("cpu",)), help="Also compile the native kernels, ahead of their first use."
+)
 @_statics
-def build(specs: tuple[str, ...], output: Path, check: bool, emit: str | None, statics: Statics) -> None:
+def build(specs: tuple[str, ...], output: Path, statics: Statics, check: bool, **options: str | None) -> None:
     """Write SPEC's op as a Python file.
 
     The file is DIR/NAME.py, with the name that the spec gives, and imports torch and triton only. If one of
     several specs has a mistake, nothing is written. A file that is right already is not touched.
     """
     compilations = _compile_all(specs, statics)
+    emit, target = options["emit"], options["target"]
     if emit is not None:
         _print_stage(compilations, emit)
     elif check:
         _check(_outputs(compilations, output))
     else:
         _write(_outputs(compilations, output))
+        _build_native(compilations if target else ())
 
 
 @main.command()
@@ -348,6 +353,20 @@ def _outputs(compilations: tuple["Compilation", ...], folder: Path) -> dict[Path
             raise click.UsageError(f"two of the specs are named '{compilation.normalizer.name}'")
         outputs[path] = compilation.source
     return outputs
+
+
+def _build_native(compilations: tuple["Compilation", ...]) -> None:
+    from attngen.runtime.loader import load_module
+
+    for compilation in compilations:
+        build_native = getattr(load_module(compilation), "build_native", None)
+        if build_native is None:
+            click.echo(f"{compilation.normalizer.name} has no native kernels: plain torch serves CPUs")
+            continue
+        try:
+            click.echo(f"{build_native()} is built")
+        except RuntimeError as error:
+            raise click.ClickException(str(error)) from None
 
 
 def _check(outputs: dict[Path, str]) -> None:

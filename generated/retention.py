@@ -1033,6 +1033,7 @@ CPP_SOURCE = r"""
 #include <exception>
 #include <limits>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -1066,28 +1067,34 @@ inline float smallest_of(const Vec& x) {
   return at::vec::vec_reduce_all<float>([](const Vec& a, const Vec& b) { return smaller(a, b); }, x);
 }
 
-// 2^f for f in [-1/2, 1/2]: Chebyshev's fit of degree 6, relative error below 2e-8.
-inline Vec exp2_of_fraction(const Vec& f) {
-  Vec p(1.5370632e-4f);
-  for (const float coefficient : {1.33998087e-3f, 9.61837359e-3f, 5.55032901e-2f, 2.40226477e-1f, 6.93147182e-1f, 1.f})
-    p = at::vec::fmadd(p, f, Vec(coefficient));
+// Horner's scheme, the highest coefficient first.
+template <class... Coefficients>
+inline Vec polynomial(const Vec& x, float highest, Coefficients... others) {
+  Vec p(highest);
+  ((p = at::vec::fmadd(p, x, Vec(others))), ...);
   return p;
 }
 
-// 2^x, zero and infinity included: the fraction's power, and the whole part as an exponent.
-inline Vec exp2(const Vec& x) {
+// x 2^n for a whole n, where 2^n itself may be too large or too small.
+inline Vec times_power(const Vec& x, const Vec& n) {
 #if defined(CPU_CAPABILITY_AVX512)
-  const Vec f(_mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-  return _mm512_scalef_ps(exp2_of_fraction(f), x - f);
+  return _mm512_scalef_ps(x, n);
 #else
-  // In two factors, since 2^-149 and 2^128 have no exponent of their own.
-  const Vec bounded = at::vec::clamp(x, Vec(-160.f), Vec(160.f));
-  const Vec whole = bounded.round(), half = (whole * Vec(0.5f)).floor();
-  const auto power = [](const Vec& n) {  // n + 127 in the bits of the exponent
-    return at::vec::cast<float>(at::vec::convert_to_int_of_same_size((n + Vec(127.f)) * Vec(8388608.f)));
+  const auto power = [](const Vec& m) {  // m + 127 in the bits of the exponent
+    return at::vec::cast<float>(at::vec::convert_to_int_of_same_size((m + Vec(127.f)) * Vec(8388608.f)));
   };
-  return exp2_of_fraction(bounded - whole) * power(half) * power(whole - half);
+  const Vec bounded = at::vec::clamp(n, Vec(-252.f), Vec(254.f)), half = (bounded * Vec(0.5f)).floor();
+  return x * power(half) * power(bounded - half);
 #endif
+}
+
+// exp(x) = 2^n exp(r), |r| <= log(2) / 2. Chebyshev's fit of degree 6, relative error below 4e-9; it is positive
+// everywhere, so that a huge x overflows to infinity. A bound below keeps r, whose error grows with x, small.
+inline Vec exp(const Vec& x) {
+  const Vec bounded = at::vec::clamp_min(x, Vec(-200.f));
+  const Vec n = (bounded * Vec(1.4426950408889634f)).round();
+  const Vec r = at::vec::fmadd(n, Vec(1.9046542e-9f), at::vec::fmadd(n, Vec(-0.69314718246f), bounded));
+  return times_power(polynomial(r, 1.37519254e-3f, 8.36894382e-3f, 4.16695252e-2f, 1.66665182e-1f, 0.499999881f, 1.f, 1.f), n);
 }
 inline Vec log(const Vec& x) { return x.log(); }
 inline Vec sqrt(const Vec& x) { return x.sqrt(); }
@@ -1232,8 +1239,8 @@ struct Rows {
   alignas(64) float row_sum1[MOST_ROWS];
   alignas(64) float row_sum2[MOST_ROWS];
   alignas(64) float t1[MOST_ROWS];
-  alignas(64) float t10[MOST_ROWS];
-  alignas(64) float t12[MOST_ROWS];
+  alignas(64) float t11[MOST_ROWS];
+  alignas(64) float t13[MOST_ROWS];
   alignas(64) float t14[MOST_ROWS];
   alignas(64) float t15[MOST_ROWS];
   alignas(64) float t16[MOST_ROWS];
@@ -1242,15 +1249,14 @@ struct Rows {
   alignas(64) float t19[MOST_ROWS];
   alignas(64) float t2[MOST_ROWS];
   alignas(64) float t20[MOST_ROWS];
-  alignas(64) float t21[MOST_ROWS];
-  alignas(64) float t24[MOST_ROWS];
-  alignas(64) float t26[MOST_ROWS];
-  alignas(64) float t28[MOST_ROWS];
+  alignas(64) float t23[MOST_ROWS];
+  alignas(64) float t25[MOST_ROWS];
+  alignas(64) float t27[MOST_ROWS];
   alignas(64) float t3[MOST_ROWS];
   alignas(64) float t4[MOST_ROWS];
   alignas(64) float t5[MOST_ROWS];
   alignas(64) float t6[MOST_ROWS];
-  alignas(64) float t7[MOST_ROWS];
+  alignas(64) float t9[MOST_ROWS];
 };
 
 // What each key of a block has.
@@ -1365,7 +1371,6 @@ void tile_of_pass1(const Call& call, const Block& block, int64_t first_key, Stat
   [[maybe_unused]] Rows& rows = state.rows;
   [[maybe_unused]] const Keys& keys = s.keys;
   const int64_t wide = whole_vectors(keys.count), ld = call.block_n;
-  const Vec LOG2E(1.4426950408889634f);
 
   for (int64_t r = 0; r < block.count(); r++) {
     const float* scores = s.scores + r * ld;
@@ -1391,7 +1396,8 @@ void tile_of_pass1(const Call& call, const Block& block, int64_t first_key, Stat
     // What is relative to a query's pivot stays finite while the pivot is the least there is.
     const Vec row_max(row_max_kept == -INF ? 0.0 : row_max_kept);
     rows.row_max[r] = row_max_kept;
-    rows.row_max_rescale[r] = first_of(exp2(LOG2E * (row_max_old - row_max)));
+    rows.row_max_rescale[r] = first_of(exp(row_max_old - row_max));
+    const Vec t3 = -row_max;
 
     Vec row_sum1_seen(0.f);
     Vec row_sum2_seen(0.f);
@@ -1403,7 +1409,7 @@ void tile_of_pass1(const Call& call, const Block& block, int64_t first_key, Stat
       const Vec t2 = t1 * abs(i - j);
       const Vec row_max_exponent = -t2;
 
-      const Vec row_sum1_term = exp2(-(LOG2E * (row_max + t2)));
+      const Vec row_sum1_term = exp(t3 - t2);
       const Vec row_sum2_term = qk * row_sum1_term;
 
       const Vec row_sum1_here = row_sum1_term;
@@ -1421,13 +1427,12 @@ void tile_of_pass1(const Call& call, const Block& block, int64_t first_key, Stat
 // What two parts of the keys have carried becomes one; what is relative to the smaller pivot is rescaled.
 inline void merge_pass1(const Call& call, State& state, const State& part) {
   Rows& rows = state.rows;
-  const Vec LOG2E(1.4426950408889634f);
 
   alignas(64) float row_max_rescale_part[MOST_ROWS];
   for (int64_t lane = 0; lane < rows.count; lane += W) {
     const Vec row_max_kept = larger(load(rows.row_max + lane), load(part.rows.row_max + lane));
     const Vec row_max = select(row_max_kept == Vec(-INF), Vec(0.0), row_max_kept);
-    const auto row_max_rescale = [&](const Vec& row_max_old) { return exp2(LOG2E * (row_max_old - row_max)); };
+    const auto row_max_rescale = [&](const Vec& row_max_old) { return exp(row_max_old - row_max); };
     row_max_rescale(load(part.rows.row_max + lane)).store(row_max_rescale_part + lane);
     row_max_rescale(load(rows.row_max + lane)).store(rows.row_max_rescale + lane);
     row_max_kept.store(rows.row_max + lane);
@@ -1567,12 +1572,11 @@ class Forward {
     const Call& call = call_;
     const int64_t batch = block.batch, head = block.first_head, kv_head = head / call.group, ld = call.block_n;
     Rows& rows = state.rows;
-    const Vec LOG2E(1.4426950408889634f);
 
     for (int64_t lane = 0; lane < rows.count; lane += W) {
       const Vec log_decay_in = load(rows.log_decay_in + lane);
 
-      const Vec t1 = exp2(LOG2E * log_decay_in);
+      const Vec t1 = exp(log_decay_in);
 
       (t1).store(rows.t1 + lane);
     }
@@ -1581,8 +1585,9 @@ class Forward {
     std::fill_n(rows.row_sum1, rows.count, 0.f);
     std::fill_n(rows.row_sum2, rows.count, 0.f);
     std::fill_n(state.acc, rows.count * call.value_dim, 0.f);
+    const int64_t end_key = std::min(call.n_k, whole_vectors(call.end_visible(block.last_row())));
     for (int64_t number = first_block; number < end_block; number++) {
-      const int64_t first_key = number * ld, count = std::min(ld, call.n_k - first_key), wide = whole_vectors(count);
+      const int64_t first_key = number * ld, count = std::min(ld, end_key - first_key), wide = whole_vectors(count);
       Keys& keys = s.keys;
       keys.count = count;
       const int64_t place = (batch * call.kv_heads() + kv_head) * key_blocks_ + number;
@@ -1617,7 +1622,6 @@ class Forward {
   void write(const Block& block, State& state) const {
     const Call& call = call_;
     Rows& rows = state.rows;
-    const Vec LOG2E(1.4426950408889634f);
     const Vec scale(call.scale);
 
     for (int64_t lane = 0; lane < rows.count; lane += W) {
@@ -1627,10 +1631,11 @@ class Forward {
 
       const Vec u1 = Vec(0.5f) * row_max;
       const Vec u2 = maximum(Vec(0.0f), u1);
-      const Vec u3 = exp2(LOG2E * (u1 - u2));
+      const Vec u3 = exp(u1 - u2);
       const Vec u4 = sqrt(row_sum1);
-      const Vec u5 = maximum(u3 * abs(scale * row_sum2 / u4), exp2(-(LOG2E * u2)));
-      const Vec acc_factor = scale * u3 / (u4 * u5);
+      const Vec u5 = scale * u3;
+      const Vec u6 = u4 * maximum(u3 * abs(scale * row_sum2 / u4), exp(-u2));
+      const Vec acc_factor = u5 / u6;
 
       (acc_factor).store(rows.acc_factor + lane);
     }
@@ -1678,15 +1683,14 @@ struct RowSums {
 
 // One tile: scores to weights, and to the gradients of the dot products.
 template <bool EDGE, class T>
-void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, const VisibleRows& visible, [[maybe_unused]] const float* scores, [[maybe_unused]] const float* products, T* weights, T* ds, [[maybe_unused]] RowSums& row_sums, [[maybe_unused]] KeySums& key_sums) {
+void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t count, const VisibleRows& visible, [[maybe_unused]] const float* scores, [[maybe_unused]] const float* products, T* weights, T* ds, [[maybe_unused]] RowSums& row_sums, [[maybe_unused]] KeySums& key_sums) {
   const int64_t wide = whole_vectors(rows.count), ld = call.block_m;
-  const Vec LOG2E(1.4426950408889634f);
   const Vec scale(call.scale);
 
-  const Vec t23 = Vec(0.5f) * scale;
-  const Vec t27 = Vec(0.25f) * scale;
+  const Vec t22 = Vec(0.5f) * scale;
+  const Vec t26 = Vec(0.25f) * scale;
 
-  for (int64_t key = 0; key < keys.count; key++) {
+  for (int64_t key = 0; key < count; key++) {
     const Vec j(keys.j[key]);
 
     for (int64_t lane = 0; lane < wide; lane += W) {
@@ -1694,31 +1698,31 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, const Visi
       const Vec qk = load(scores + key * ld + lane);
       const Vec dp = load(products + key * ld + lane);
       const Vec i = load(rows.i + lane);
-      const Vec t10 = load(rows.t10 + lane);
-      const Vec t12 = load(rows.t12 + lane);
-      const Vec t15 = load(rows.t15 + lane);
+      const Vec t11 = load(rows.t11 + lane);
+      const Vec t14 = load(rows.t14 + lane);
+      const Vec t16 = load(rows.t16 + lane);
       const Vec t17 = load(rows.t17 + lane);
       const Vec t18 = load(rows.t18 + lane);
       const Vec t19 = load(rows.t19 + lane);
       const Vec t20 = load(rows.t20 + lane);
-      const Vec t21 = load(rows.t21 + lane);
-      const Vec t24 = load(rows.t24 + lane);
-      const Vec t26 = load(rows.t26 + lane);
-      const Vec t28 = load(rows.t28 + lane);
+      const Vec t23 = load(rows.t23 + lane);
+      const Vec t25 = load(rows.t25 + lane);
+      const Vec t27 = load(rows.t27 + lane);
+      const Vec t5 = load(rows.t5 + lane);
       const Vec t6 = load(rows.t6 + lane);
-      const Vec t7 = load(rows.t7 + lane);
+      const Vec t9 = load(rows.t9 + lane);
 
-      const Vec t8 = t7 * qk;
-      const Vec t9 = abs(i - j);
-      const Vec t11 = t10 * t9;
-      const Vec t13 = exp2(-(LOG2E * (t12 + t11)));
-      const Vec weight = t8 * t13;
-      const Vec dqk = t6 * (dp - t19) * t13;
-      const Vec t22 = t18 * exp2(LOG2E * (t20 - t11));
-      const Vec t25 = exp2(LOG2E * (t24 - t11));
-      const Vec t29 = t22 + t8 * (t19 - dp) * exp2(LOG2E * (t21 - t11));
-      const Vec t30 = t29 - select(t15, t26 * t25, select(t17, t28 * t25, Vec(0.0f)));
-      const Vec d_log_decay_term = t30 * t9;
+      const Vec t7 = t6 * qk;
+      const Vec t8 = abs(i - j);
+      const Vec t10 = t9 * t8;
+      const Vec t12 = exp(t11 - t10);
+      const Vec weight = t7 * t12;
+      const Vec dqk = t5 * (dp - t18) * t12;
+      const Vec t21 = t17 * exp(t19 - t10);
+      const Vec t24 = exp(t23 - t10);
+      const Vec t28 = t21 + t7 * (t18 - dp) * exp(t20 - t10);
+      const Vec t29 = t28 - select(t14, t25 * t24, select(t16, t27 * t24, Vec(0.0f)));
+      const Vec d_log_decay_term = t29 * t8;
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);
@@ -1796,7 +1800,6 @@ class Backward {
       rows.delta[r] = dot(call.out.at<T>(batch, head, row), d_out + r * call.d_out.row);
     }
     {
-      const Vec LOG2E(1.4426950408889634f);
       const Vec scale(call.scale);
 
       for (int64_t lane = 0; lane < rows.count; lane += W) {
@@ -1806,38 +1809,37 @@ class Backward {
         const Vec row_max = load(rows.row_max + lane);
         const Vec row_sum2 = load(rows.row_sum2 + lane);
 
-        const Vec t23 = Vec(0.5f) * scale;
-        const Vec t27 = Vec(0.25f) * scale;
-        const Vec t10 = exp2(LOG2E * log_decay_in);
+        const Vec t22 = Vec(0.5f) * scale;
+        const Vec t26 = Vec(0.25f) * scale;
+        const Vec t9 = exp(log_decay_in);
         const Vec t1 = Vec(0.5f) * lse;
         const Vec t2 = row_max - t1;
         const Vec t3 = maximum(Vec(0.0f), t2);
         const Vec t4 = scale * row_sum2;
-        const Vec t5 = exp2(LOG2E * (t2 - t3)) * abs(t4);
-        const Vec t6 = Vec(1.0f) / maximum(t5, exp2(-(LOG2E * t3)));
-        const Vec t7 = scale * t6;
-        const Vec t12 = t1 + t3;
-        const Vec t14 = abs(t4 * exp2(LOG2E * t2));
-        const Vec t15 = t14 > Vec(1.0f);
-        const Vec t16 = sign(t4);
-        const Vec t17 = t14 == Vec(1.0f);
-        const Vec t18 = Vec(0.5f) * delta;
-        const Vec t19 = select(t15, delta * t16, select(t17, t18 * t16, Vec(0.0f)));
-        const Vec t20 = log_decay_in - lse;
-        const Vec t21 = log_decay_in - t1 - t3;
-        const Vec t24 = log_decay_in + row_max - Vec(1.5f) * lse - t3;
-        const Vec t26 = t23 * delta * row_sum2 * t16 * t6;
-        const Vec t28 = t27 * delta * row_sum2 * t16 * t6;
+        const Vec t5 = Vec(1.0f) / maximum(exp(t2 - t3) * abs(t4), exp(-t3));
+        const Vec t6 = scale * t5;
+        const Vec t11 = -t1 - t3;
+        const Vec t13 = abs(t4 * exp(t2));
+        const Vec t14 = t13 > Vec(1.0f);
+        const Vec t15 = sign(t4);
+        const Vec t16 = t13 == Vec(1.0f);
+        const Vec t17 = Vec(0.5f) * delta;
+        const Vec t18 = select(t14, delta * t15, select(t16, t17 * t15, Vec(0.0f)));
+        const Vec t19 = log_decay_in - lse;
+        const Vec t20 = log_decay_in - t1 - t3;
+        const Vec t23 = log_decay_in + row_max - Vec(1.5f) * lse - t3;
+        const Vec t25 = t22 * delta * row_sum2 * t15 * t5;
+        const Vec t27 = t26 * delta * row_sum2 * t15 * t5;
 
-        (t10).store(rows.t10 + lane);
+        (t9).store(rows.t9 + lane);
         (t1).store(rows.t1 + lane);
         (t2).store(rows.t2 + lane);
         (t3).store(rows.t3 + lane);
         (t4).store(rows.t4 + lane);
         (t5).store(rows.t5 + lane);
         (t6).store(rows.t6 + lane);
-        (t7).store(rows.t7 + lane);
-        (t12).store(rows.t12 + lane);
+        (t11).store(rows.t11 + lane);
+        (t13).store(rows.t13 + lane);
         (t14).store(rows.t14 + lane);
         (t15).store(rows.t15 + lane);
         (t16).store(rows.t16 + lane);
@@ -1845,10 +1847,9 @@ class Backward {
         (t18).store(rows.t18 + lane);
         (t19).store(rows.t19 + lane);
         (t20).store(rows.t20 + lane);
-        (t21).store(rows.t21 + lane);
-        (t24).store(rows.t24 + lane);
-        (t26).store(rows.t26 + lane);
-        (t28).store(rows.t28 + lane);
+        (t23).store(rows.t23 + lane);
+        (t25).store(rows.t25 + lane);
+        (t27).store(rows.t27 + lane);
       }
 
     }
@@ -1874,9 +1875,14 @@ class Backward {
     product(count, wide, call.value_dim, v, call.value.row, do_across_.at(block * call.value_dim * ld), ld, s.products, ld, false);
   }
 
+  // How many of the keys from `first_key` on the query, and those before it, may see; in whole vectors.
+  int64_t reached(int64_t row, int64_t first_key, int64_t keys) const {
+    return std::clamp<int64_t>(whole_vectors(call_.end_visible(row) - first_key), 0, keys);
+  }
+
   // Whether a mask is needed; if so it is made.
-  bool at_edge(int64_t first_row, int64_t first_key, const Rows& rows, const Keys& keys, VisibleRows& visible) const {
-    const bool edge = rows.count % W || !sees_all(first_row, rows.count, first_key, first_key + keys.count);
+  bool at_edge(int64_t first_row, const Rows& rows, int64_t first_key, int64_t count, VisibleRows& visible) const {
+    const bool edge = rows.count % W || !sees_all(first_row, rows.count, first_key, first_key + count);
     if (edge) visible.set(rows, first_key);
     return edge;
   }
@@ -1935,13 +1941,13 @@ class Backward {
     const Keys& keys = s.keys;
     Rows& rows = *rows_.at(block);
     RowSums& row_sums = *row_sums_.at(block * parts_ + part);
-    const int64_t count = keys.count, ld = call.block_m;
+    const int64_t count = reached(first_row + rows.count - 1, first_key, keys.count), ld = call.block_m;
     multiply(batch, head / call.group, first_key, count, block, s);
     T *weights = s.weights, *ds = s.ds;
     if constexpr (!INTERLEAVED) weights = s.scores, ds = s.products;  // in their places
-    const bool edge = at_edge(first_row, first_key, rows, keys, s.visible);
-    if (edge) tile_of_backward<true>(call, rows, keys, s.visible, s.scores, s.products, weights, ds, row_sums, key_sums);
-    else tile_of_backward<false>(call, rows, keys, s.visible, s.scores, s.products, weights, ds, row_sums, key_sums);
+    const bool edge = at_edge(first_row, rows, first_key, count, s.visible);
+    if (edge) tile_of_backward<true>(call, rows, keys, count, s.visible, s.scores, s.products, weights, ds, row_sums, key_sums);
+    else tile_of_backward<false>(call, rows, keys, count, s.visible, s.scores, s.products, weights, ds, row_sums, key_sums);
     float* dq = dq_at(block, part);
     const int64_t wide = whole_vectors(rows.count);
     if constexpr (INTERLEAVED) {
@@ -2056,7 +2062,9 @@ def _native_flags() -> tuple[str, ...]:
     """What decides about the machine code, beside the source."""
     capability = torch.backends.cpu.get_cpu_capability()
     known = capability if capability in _INSTRUCTIONS else "DEFAULT"
-    flags = ("-O2", "-std=c++20", "-fPIC", "-fopenmp", f"-DCPU_CAPABILITY={known}", f"-DCPU_CAPABILITY_{known}")
+    # No contraction: a score that the backward computes again is rounded as the forward's was.
+    flags = ("-O2", "-std=c++20", "-fPIC", "-fopenmp", "-ffp-contract=off")
+    flags += (f"-DCPU_CAPABILITY={known}", f"-DCPU_CAPABILITY_{known}")
     flags += _INSTRUCTIONS.get(known, ())
     if known == "AVX512" and torch.cpu._is_avx512_bf16_supported():
         flags += ("-mavx512bf16",)
@@ -2109,7 +2117,8 @@ def _compile_native(stem: str, flags: tuple[str, ...]) -> None:
         command += [f"-L{root}/lib", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{root}/lib"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"{shlex.join(command)}\n{done.stderr[-4000:]}")
+            errors = [line for line in done.stderr.splitlines() if "error" in line]
+            raise RuntimeError("\n".join([f"{compiler} failed", *errors[:10]]))
         os.replace(library, f"{stem}.so")
 
 

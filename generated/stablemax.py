@@ -860,6 +860,7 @@ CPP_SOURCE = r"""
 #include <exception>
 #include <limits>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -893,27 +894,24 @@ inline float smallest_of(const Vec& x) {
   return at::vec::vec_reduce_all<float>([](const Vec& a, const Vec& b) { return smaller(a, b); }, x);
 }
 
-// 2^f for f in [-1/2, 1/2]: Chebyshev's fit of degree 6, relative error below 2e-8.
-inline Vec exp2_of_fraction(const Vec& f) {
-  Vec p(1.5370632e-4f);
-  for (const float coefficient : {1.33998087e-3f, 9.61837359e-3f, 5.55032901e-2f, 2.40226477e-1f, 6.93147182e-1f, 1.f})
-    p = at::vec::fmadd(p, f, Vec(coefficient));
+// Horner's scheme, the highest coefficient first.
+template <class... Coefficients>
+inline Vec polynomial(const Vec& x, float highest, Coefficients... others) {
+  Vec p(highest);
+  ((p = at::vec::fmadd(p, x, Vec(others))), ...);
   return p;
 }
 
-// 2^x, zero and infinity included: the fraction's power, and the whole part as an exponent.
-inline Vec exp2(const Vec& x) {
+// x 2^n for a whole n, where 2^n itself may be too large or too small.
+inline Vec times_power(const Vec& x, const Vec& n) {
 #if defined(CPU_CAPABILITY_AVX512)
-  const Vec f(_mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-  return _mm512_scalef_ps(exp2_of_fraction(f), x - f);
+  return _mm512_scalef_ps(x, n);
 #else
-  // In two factors, since 2^-149 and 2^128 have no exponent of their own.
-  const Vec bounded = at::vec::clamp(x, Vec(-160.f), Vec(160.f));
-  const Vec whole = bounded.round(), half = (whole * Vec(0.5f)).floor();
-  const auto power = [](const Vec& n) {  // n + 127 in the bits of the exponent
-    return at::vec::cast<float>(at::vec::convert_to_int_of_same_size((n + Vec(127.f)) * Vec(8388608.f)));
+  const auto power = [](const Vec& m) {  // m + 127 in the bits of the exponent
+    return at::vec::cast<float>(at::vec::convert_to_int_of_same_size((m + Vec(127.f)) * Vec(8388608.f)));
   };
-  return exp2_of_fraction(bounded - whole) * power(half) * power(whole - half);
+  const Vec bounded = at::vec::clamp(n, Vec(-252.f), Vec(254.f)), half = (bounded * Vec(0.5f)).floor();
+  return x * power(half) * power(bounded - half);
 #endif
 }
 inline Vec abs(const Vec& x) { return x.abs(); }
@@ -1312,8 +1310,9 @@ class Forward {
 
     std::fill_n(rows.z, rows.count, 0.f);
     std::fill_n(state.acc, rows.count * call.value_dim, 0.f);
+    const int64_t end_key = std::min(call.n_k, whole_vectors(call.end_visible(block.last_row())));
     for (int64_t number = first_block; number < end_block; number++) {
-      const int64_t first_key = number * ld, count = std::min(ld, call.n_k - first_key), wide = whole_vectors(count);
+      const int64_t first_key = number * ld, count = std::min(ld, end_key - first_key), wide = whole_vectors(count);
       Keys& keys = s.keys;
       keys.count = count;
       const int64_t place = (batch * call.kv_heads() + kv_head) * key_blocks_ + number;
@@ -1394,11 +1393,11 @@ struct RowSums {
 
 // One tile: scores to weights, and to the gradients of the dot products.
 template <bool EDGE, class T>
-void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, const VisibleRows& visible, [[maybe_unused]] const float* scores, [[maybe_unused]] const float* products, T* weights, T* ds, [[maybe_unused]] RowSums& row_sums, [[maybe_unused]] KeySums& key_sums) {
+void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t count, const VisibleRows& visible, [[maybe_unused]] const float* scores, [[maybe_unused]] const float* products, T* weights, T* ds, [[maybe_unused]] RowSums& row_sums, [[maybe_unused]] KeySums& key_sums) {
   const int64_t wide = whole_vectors(rows.count), ld = call.block_m;
   const Vec scale(call.scale);
 
-  for (int64_t key = 0; key < keys.count; key++) {
+  for (int64_t key = 0; key < count; key++) {
     for (int64_t lane = 0; lane < wide; lane += W) {
       [[maybe_unused]] const Vec seen = EDGE ? visible.at(key, lane) : Vec(0.f);
       const Vec qk = load(scores + key * ld + lane);
@@ -1515,9 +1514,14 @@ class Backward {
     product(count, wide, call.value_dim, v, call.value.row, do_across_.at(block * call.value_dim * ld), ld, s.products, ld, false);
   }
 
+  // How many of the keys from `first_key` on the query, and those before it, may see; in whole vectors.
+  int64_t reached(int64_t row, int64_t first_key, int64_t keys) const {
+    return std::clamp<int64_t>(whole_vectors(call_.end_visible(row) - first_key), 0, keys);
+  }
+
   // Whether a mask is needed; if so it is made.
-  bool at_edge(int64_t first_row, int64_t first_key, const Rows& rows, const Keys& keys, VisibleRows& visible) const {
-    const bool edge = rows.count % W || !sees_all(first_row, rows.count, first_key, first_key + keys.count);
+  bool at_edge(int64_t first_row, const Rows& rows, int64_t first_key, int64_t count, VisibleRows& visible) const {
+    const bool edge = rows.count % W || !sees_all(first_row, rows.count, first_key, first_key + count);
     if (edge) visible.set(rows, first_key);
     return edge;
   }
@@ -1574,13 +1578,13 @@ class Backward {
     const Keys& keys = s.keys;
     Rows& rows = *rows_.at(block);
     RowSums& row_sums = *row_sums_.at(block * parts_ + part);
-    const int64_t count = keys.count, ld = call.block_m;
+    const int64_t count = reached(first_row + rows.count - 1, first_key, keys.count), ld = call.block_m;
     multiply(batch, head / call.group, first_key, count, block, s);
     T *weights = s.weights, *ds = s.ds;
     if constexpr (!INTERLEAVED) weights = s.scores, ds = s.products;  // in their places
-    const bool edge = at_edge(first_row, first_key, rows, keys, s.visible);
-    if (edge) tile_of_backward<true>(call, rows, keys, s.visible, s.scores, s.products, weights, ds, row_sums, key_sums);
-    else tile_of_backward<false>(call, rows, keys, s.visible, s.scores, s.products, weights, ds, row_sums, key_sums);
+    const bool edge = at_edge(first_row, rows, first_key, count, s.visible);
+    if (edge) tile_of_backward<true>(call, rows, keys, count, s.visible, s.scores, s.products, weights, ds, row_sums, key_sums);
+    else tile_of_backward<false>(call, rows, keys, count, s.visible, s.scores, s.products, weights, ds, row_sums, key_sums);
     float* dq = dq_at(block, part);
     const int64_t wide = whole_vectors(rows.count);
     if constexpr (INTERLEAVED) {
@@ -1681,7 +1685,9 @@ def _native_flags() -> tuple[str, ...]:
     """What decides about the machine code, beside the source."""
     capability = torch.backends.cpu.get_cpu_capability()
     known = capability if capability in _INSTRUCTIONS else "DEFAULT"
-    flags = ("-O2", "-std=c++20", "-fPIC", "-fopenmp", f"-DCPU_CAPABILITY={known}", f"-DCPU_CAPABILITY_{known}")
+    # No contraction: a score that the backward computes again is rounded as the forward's was.
+    flags = ("-O2", "-std=c++20", "-fPIC", "-fopenmp", "-ffp-contract=off")
+    flags += (f"-DCPU_CAPABILITY={known}", f"-DCPU_CAPABILITY_{known}")
     flags += _INSTRUCTIONS.get(known, ())
     if known == "AVX512" and torch.cpu._is_avx512_bf16_supported():
         flags += ("-mavx512bf16",)
@@ -1734,7 +1740,8 @@ def _compile_native(stem: str, flags: tuple[str, ...]) -> None:
         command += [f"-L{root}/lib", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{root}/lib"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"{shlex.join(command)}\n{done.stderr[-4000:]}")
+            errors = [line for line in done.stderr.splitlines() if "error" in line]
+            raise RuntimeError("\n".join([f"{compiler} failed", *errors[:10]]))
         os.replace(library, f"{stem}.so")
 
 

@@ -135,11 +135,8 @@ def _lower_triton(expr: Expr) -> Expr:
 
 
 def _lower_cpp(expr: Expr) -> Expr:
-    """As for Triton, but differences of exponents are taken before they are rounded as multiples of LOG2E."""
-    match expr:
-        case Apply("exp", (x,)):
-            return ir.apply("exp2", ir.apply("mul", LOG2E, x))
-    return _lower_triton(expr)
+    """As for Triton, but the exponential stays: exact where exponents are large and their difference is small."""
+    return expr if isinstance(expr, Apply) and expr.op == "exp" else _lower_triton(expr)
 
 
 def _lower_torch(expr: Expr) -> Expr:
@@ -192,8 +189,8 @@ def _vector(value: Fraction, _outer: int) -> str:
 
 _LARGEST_FLOAT = 3.4028235e38
 _CPP = {
-    "exp2": "exp2({0})", "log": "log({0})", "log2": "log2({0})", "expm1": "expm1({0})", "log1p": "log1p({0})",
-    "sqrt": "sqrt({0})", "abs": "abs({0})", "sign": "sign({0})", "tanh": "tanh({0})", "softplus": "softplus({0})",
+    "exp": "exp({0})", "exp2": "exp2({0})", "log": "log({0})", "log2": "log2({0})", "expm1": "expm1({0})",
+    "log1p": "log1p({0})", "sqrt": "sqrt({0})", "abs": "abs({0})", "sign": "sign({0})", "tanh": "tanh({0})", "softplus": "softplus({0})",
     "relu": "relu({0})", "erf": "erf({0})", "atan": "atan({0})", "sin": "sin({0})", "cos": "cos({0})",
     "min": "minimum({0}, {1})", "max": "maximum({0}, {1})", "where": "select({0}, {1}, {2})",
     "logistic2": "logistic2({0})", "attains": "attains({0}, {1})", "square": "square({0})", "not": "negated({0})",
