@@ -157,10 +157,9 @@ def main() -> None:
     for target in (t for t in TARGETS if given.only in t.case):
         row = measure(target, given.rounds, rates)
         rows.append(row)
-        print(
-            f"{target.case:32} {target.dtype:8} {target.peer:21} ours {row['ours_ms']:7.2f} ms, peer {row['peer_ms']:7.2f} ms,"
-            f" ratio {row['ratio']:.2f} (at most {target.at_most:.2f}), limit {row['limit_ms']:6.2f} ms, error {row['error']:.0e}"
-        )
+        times = f"ours {row['ours_ms']:7.2f} ms, peer {row['peer_ms']:7.2f} ms, limit {row['limit_ms']:6.2f} ms"
+        found = f"ratio {row['ratio']:.2f} (at most {target.at_most:.2f}), error {row['error']:.0e}"
+        print(f"{target.case:32} {target.dtype:8} {target.peer:21} {times}, {found}")
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
     (folder / "cpu_targets.json").write_text(json.dumps({"rates": rates, "rows": rows}, indent=1) + "\n")

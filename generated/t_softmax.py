@@ -1050,6 +1050,7 @@ CPP_SOURCE = r"""
 #include <exception>
 #include <limits>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -1083,28 +1084,34 @@ inline float smallest_of(const Vec& x) {
   return at::vec::vec_reduce_all<float>([](const Vec& a, const Vec& b) { return smaller(a, b); }, x);
 }
 
-// 2^f for f in [-1/2, 1/2]: Chebyshev's fit of degree 6, relative error below 2e-8.
-inline Vec exp2_of_fraction(const Vec& f) {
-  Vec p(1.5370632e-4f);
-  for (const float coefficient : {1.33998087e-3f, 9.61837359e-3f, 5.55032901e-2f, 2.40226477e-1f, 6.93147182e-1f, 1.f})
-    p = at::vec::fmadd(p, f, Vec(coefficient));
+// Horner's scheme, the highest coefficient first.
+template <class... Coefficients>
+inline Vec polynomial(const Vec& x, float highest, Coefficients... others) {
+  Vec p(highest);
+  ((p = at::vec::fmadd(p, x, Vec(others))), ...);
   return p;
 }
 
-// 2^x, zero and infinity included: the fraction's power, and the whole part as an exponent.
-inline Vec exp2(const Vec& x) {
+// x 2^n for a whole n, where 2^n itself may be too large or too small.
+inline Vec times_power(const Vec& x, const Vec& n) {
 #if defined(CPU_CAPABILITY_AVX512)
-  const Vec f(_mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-  return _mm512_scalef_ps(exp2_of_fraction(f), x - f);
+  return _mm512_scalef_ps(x, n);
 #else
-  // In two factors, since 2^-149 and 2^128 have no exponent of their own.
-  const Vec bounded = at::vec::clamp(x, Vec(-160.f), Vec(160.f));
-  const Vec whole = bounded.round(), half = (whole * Vec(0.5f)).floor();
-  const auto power = [](const Vec& n) {  // n + 127 in the bits of the exponent
-    return at::vec::cast<float>(at::vec::convert_to_int_of_same_size((n + Vec(127.f)) * Vec(8388608.f)));
+  const auto power = [](const Vec& m) {  // m + 127 in the bits of the exponent
+    return at::vec::cast<float>(at::vec::convert_to_int_of_same_size((m + Vec(127.f)) * Vec(8388608.f)));
   };
-  return exp2_of_fraction(bounded - whole) * power(half) * power(whole - half);
+  const Vec bounded = at::vec::clamp(n, Vec(-252.f), Vec(254.f)), half = (bounded * Vec(0.5f)).floor();
+  return x * power(half) * power(bounded - half);
 #endif
+}
+
+// exp(x) = 2^n exp(r), |r| <= log(2) / 2. Chebyshev's fit of degree 6, relative error below 4e-9; it is positive
+// everywhere, so that a huge x overflows to infinity. A bound below keeps r, whose error grows with x, small.
+inline Vec exp(const Vec& x) {
+  const Vec bounded = at::vec::clamp_min(x, Vec(-200.f));
+  const Vec n = (bounded * Vec(1.4426950408889634f)).round();
+  const Vec r = at::vec::fmadd(n, Vec(1.9046542e-9f), at::vec::fmadd(n, Vec(-0.69314718246f), bounded));
+  return times_power(polynomial(r, 1.37519254e-3f, 8.36894382e-3f, 4.16695252e-2f, 1.66665182e-1f, 0.499999881f, 1.f, 1.f), n);
 }
 inline Vec log(const Vec& x) { return x.log(); }
 inline Vec relu(const Vec& x) { return at::vec::clamp_min(x, Vec(0.f)); }
@@ -1406,7 +1413,6 @@ void tile_of_pass2(const Call& call, const Block& block, int64_t first_key, Stat
   [[maybe_unused]] Rows& rows = state.rows;
   [[maybe_unused]] const Keys& keys = s.keys;
   const int64_t wide = whole_vectors(keys.count), ld = call.block_n;
-  const Vec LOG2E(1.4426950408889634f);
   const Vec scale(call.scale);
 
   for (int64_t r = 0; r < block.count(); r++) {
@@ -1430,7 +1436,7 @@ void tile_of_pass2(const Call& call, const Block& block, int64_t first_key, Stat
     // What is relative to a query's pivot stays finite while the pivot is the least there is.
     const Vec row_max(row_max_kept == -INF ? 0.0 : row_max_kept);
     rows.row_max[r] = row_max_kept;
-    rows.row_max_rescale[r] = first_of(exp2(LOG2E * (row_max_old - row_max)));
+    rows.row_max_rescale[r] = first_of(exp(row_max_old - row_max));
 
     Vec row_sum_seen(0.f);
     for (int64_t lane = 0; lane < wide; lane += W) {
@@ -1439,7 +1445,7 @@ void tile_of_pass2(const Call& call, const Block& block, int64_t first_key, Stat
 
       const Vec row_max_exponent = scale * qk;
 
-      const Vec row_sum_term = exp2(LOG2E * (row_max_exponent - row_max)) * relu(t1 + row_max_exponent);
+      const Vec row_sum_term = exp(row_max_exponent - row_max) * relu(t1 + row_max_exponent);
 
       const Vec row_sum_here = row_sum_term;
       row_sum_seen = row_sum_seen + (EDGE ? select(seen, row_sum_here, Vec(0.f)) : row_sum_here);
@@ -1453,14 +1459,13 @@ void tile_of_pass2(const Call& call, const Block& block, int64_t first_key, Stat
 // What two parts of the keys have carried becomes one; what is relative to the smaller pivot is rescaled.
 inline void merge_pass2(const Call& call, State& state, const State& part) {
   Rows& rows = state.rows;
-  const Vec LOG2E(1.4426950408889634f);
   const Vec scale(call.scale);
 
   alignas(64) float row_max_rescale_part[MOST_ROWS];
   for (int64_t lane = 0; lane < rows.count; lane += W) {
     const Vec row_max_kept = larger(load(rows.row_max + lane), load(part.rows.row_max + lane));
     const Vec row_max = select(row_max_kept == Vec(-INF), Vec(0.0), row_max_kept);
-    const auto row_max_rescale = [&](const Vec& row_max_old) { return exp2(LOG2E * (row_max_old - row_max)); };
+    const auto row_max_rescale = [&](const Vec& row_max_old) { return exp(row_max_old - row_max); };
     row_max_rescale(load(part.rows.row_max + lane)).store(row_max_rescale_part + lane);
     row_max_rescale(load(rows.row_max + lane)).store(rows.row_max_rescale + lane);
     row_max_kept.store(rows.row_max + lane);
@@ -1615,8 +1620,9 @@ class Forward {
     Rows& rows = state.rows;
 
     std::fill_n(rows.extreme, rows.count, -INF);
+    const int64_t end_key = std::min(call.n_k, whole_vectors(call.end_visible(block.last_row())));
     for (int64_t number = first_block; number < end_block; number++) {
-      const int64_t first_key = number * ld, count = std::min(ld, call.n_k - first_key), wide = whole_vectors(count);
+      const int64_t first_key = number * ld, count = std::min(ld, end_key - first_key), wide = whole_vectors(count);
       Keys& keys = s.keys;
       keys.count = count;
       const int64_t place = (batch * call.kv_heads() + kv_head) * key_blocks_ + number;
@@ -1647,8 +1653,9 @@ class Forward {
     std::fill_n(rows.row_max, rows.count, -INF);
     std::fill_n(rows.row_sum, rows.count, 0.f);
     std::fill_n(state.acc, rows.count * call.value_dim, 0.f);
+    const int64_t end_key = std::min(call.n_k, whole_vectors(call.end_visible(block.last_row())));
     for (int64_t number = first_block; number < end_block; number++) {
-      const int64_t first_key = number * ld, count = std::min(ld, call.n_k - first_key), wide = whole_vectors(count);
+      const int64_t first_key = number * ld, count = std::min(ld, end_key - first_key), wide = whole_vectors(count);
       Keys& keys = s.keys;
       keys.count = count;
       const int64_t place = (batch * call.kv_heads() + kv_head) * key_blocks_ + number;
@@ -1733,12 +1740,11 @@ struct RowSums {
 
 // A pass of its own for the row adjoints, one tile.
 template <bool EDGE>
-void tile_of_prepass(const Call& call, Rows& rows, const Keys& keys, const VisibleRows& visible, [[maybe_unused]] const float* scores, [[maybe_unused]] const float* products) {
+void tile_of_prepass(const Call& call, Rows& rows, const Keys& keys, int64_t count, const VisibleRows& visible, [[maybe_unused]] const float* scores, [[maybe_unused]] const float* products) {
   const int64_t wide = whole_vectors(rows.count), ld = call.block_m;
-  const Vec LOG2E(1.4426950408889634f);
   const Vec scale(call.scale);
 
-  for (int64_t key = 0; key < keys.count; key++) {
+  for (int64_t key = 0; key < count; key++) {
     for (int64_t lane = 0; lane < wide; lane += W) {
       [[maybe_unused]] const Vec seen = EDGE ? visible.at(key, lane) : Vec(0.f);
       const Vec qk = load(scores + key * ld + lane);
@@ -1750,7 +1756,7 @@ void tile_of_prepass(const Call& call, Rows& rows, const Keys& keys, const Visib
 
       const Vec a1 = scale * qk;
       const Vec a3 = a2 + a1 > Vec(0.0f);
-      const Vec adj1_term = select(a3, (delta - dp) * exp2(LOG2E * (a1 - lse)), Vec(0.0f));
+      const Vec adj1_term = select(a3, (delta - dp) * exp(a1 - lse), Vec(0.0f));
       const Vec adj2_term = select(attains(a1, extreme), Vec(1.0f), Vec(0.0f));
 
       const Vec adj1_here = adj1_term;
@@ -1764,12 +1770,11 @@ void tile_of_prepass(const Call& call, Rows& rows, const Keys& keys, const Visib
 
 // One tile: scores to weights, and to the gradients of the dot products.
 template <bool EDGE, class T>
-void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, const VisibleRows& visible, [[maybe_unused]] const float* scores, [[maybe_unused]] const float* products, T* weights, T* ds, [[maybe_unused]] RowSums& row_sums, [[maybe_unused]] KeySums& key_sums) {
+void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t count, const VisibleRows& visible, [[maybe_unused]] const float* scores, [[maybe_unused]] const float* products, T* weights, T* ds, [[maybe_unused]] RowSums& row_sums, [[maybe_unused]] KeySums& key_sums) {
   const int64_t wide = whole_vectors(rows.count), ld = call.block_m;
-  const Vec LOG2E(1.4426950408889634f);
   const Vec scale(call.scale);
 
-  for (int64_t key = 0; key < keys.count; key++) {
+  for (int64_t key = 0; key < count; key++) {
     for (int64_t lane = 0; lane < wide; lane += W) {
       [[maybe_unused]] const Vec seen = EDGE ? visible.at(key, lane) : Vec(0.f);
       const Vec qk = load(scores + key * ld + lane);
@@ -1781,7 +1786,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, const Visi
       const Vec t8 = load(rows.t8 + lane);
 
       const Vec t1 = scale * qk;
-      const Vec t2 = exp2(LOG2E * (t1 - lse));
+      const Vec t2 = exp(t1 - lse);
       const Vec t4 = t3 + t1;
       const Vec t5 = relu(t4);
       const Vec weight = t2 * t5;
@@ -1904,9 +1909,14 @@ class Backward {
     product(count, wide, call.value_dim, v, call.value.row, do_across_.at(block * call.value_dim * ld), ld, s.products, ld, false);
   }
 
+  // How many of the keys from `first_key` on the query, and those before it, may see; in whole vectors.
+  int64_t reached(int64_t row, int64_t first_key, int64_t keys) const {
+    return std::clamp<int64_t>(whole_vectors(call_.end_visible(row) - first_key), 0, keys);
+  }
+
   // Whether a mask is needed; if so it is made.
-  bool at_edge(int64_t first_row, int64_t first_key, const Rows& rows, const Keys& keys, VisibleRows& visible) const {
-    const bool edge = rows.count % W || !sees_all(first_row, rows.count, first_key, first_key + keys.count);
+  bool at_edge(int64_t first_row, const Rows& rows, int64_t first_key, int64_t count, VisibleRows& visible) const {
+    const bool edge = rows.count % W || !sees_all(first_row, rows.count, first_key, first_key + count);
     if (edge) visible.set(rows, first_key);
     return edge;
   }
@@ -1930,10 +1940,11 @@ class Backward {
     for (int64_t first_key = begin; first_key < call.end_visible(first_row + rows.count - 1); first_key += call.block_n) {
       keys.count = std::min(call.block_n, call.n_k - first_key);
 
-      multiply(batch, head / call.group, first_key, keys.count, block, s);
-      const bool edge = at_edge(first_row, first_key, rows, keys, s.visible);
-      if (edge) tile_of_prepass<true>(call, rows, keys, s.visible, s.scores, s.products);
-      else tile_of_prepass<false>(call, rows, keys, s.visible, s.scores, s.products);
+      const int64_t count = reached(first_row + rows.count - 1, first_key, keys.count);
+      multiply(batch, head / call.group, first_key, count, block, s);
+      const bool edge = at_edge(first_row, rows, first_key, count, s.visible);
+      if (edge) tile_of_prepass<true>(call, rows, keys, count, s.visible, s.scores, s.products);
+      else tile_of_prepass<false>(call, rows, keys, count, s.visible, s.scores, s.products);
     }
   }
 
@@ -1989,13 +2000,13 @@ class Backward {
     const Keys& keys = s.keys;
     Rows& rows = *rows_.at(block);
     RowSums& row_sums = *row_sums_.at(block * parts_ + part);
-    const int64_t count = keys.count, ld = call.block_m;
+    const int64_t count = reached(first_row + rows.count - 1, first_key, keys.count), ld = call.block_m;
     multiply(batch, head / call.group, first_key, count, block, s);
     T *weights = s.weights, *ds = s.ds;
     if constexpr (!INTERLEAVED) weights = s.scores, ds = s.products;  // in their places
-    const bool edge = at_edge(first_row, first_key, rows, keys, s.visible);
-    if (edge) tile_of_backward<true>(call, rows, keys, s.visible, s.scores, s.products, weights, ds, row_sums, key_sums);
-    else tile_of_backward<false>(call, rows, keys, s.visible, s.scores, s.products, weights, ds, row_sums, key_sums);
+    const bool edge = at_edge(first_row, rows, first_key, count, s.visible);
+    if (edge) tile_of_backward<true>(call, rows, keys, count, s.visible, s.scores, s.products, weights, ds, row_sums, key_sums);
+    else tile_of_backward<false>(call, rows, keys, count, s.visible, s.scores, s.products, weights, ds, row_sums, key_sums);
     float* dq = dq_at(block, part);
     const int64_t wide = whole_vectors(rows.count);
     if constexpr (INTERLEAVED) {
@@ -2109,7 +2120,9 @@ def _native_flags() -> tuple[str, ...]:
     """What decides about the machine code, beside the source."""
     capability = torch.backends.cpu.get_cpu_capability()
     known = capability if capability in _INSTRUCTIONS else "DEFAULT"
-    flags = ("-O2", "-std=c++20", "-fPIC", "-fopenmp", f"-DCPU_CAPABILITY={known}", f"-DCPU_CAPABILITY_{known}")
+    # No contraction: a score that the backward computes again is rounded as the forward's was.
+    flags = ("-O2", "-std=c++20", "-fPIC", "-fopenmp", "-ffp-contract=off")
+    flags += (f"-DCPU_CAPABILITY={known}", f"-DCPU_CAPABILITY_{known}")
     flags += _INSTRUCTIONS.get(known, ())
     if known == "AVX512" and torch.cpu._is_avx512_bf16_supported():
         flags += ("-mavx512bf16",)
@@ -2162,7 +2175,8 @@ def _compile_native(stem: str, flags: tuple[str, ...]) -> None:
         command += [f"-L{root}/lib", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{root}/lib"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"{shlex.join(command)}\n{done.stderr[-4000:]}")
+            errors = [line for line in done.stderr.splitlines() if "error" in line]
+            raise RuntimeError("\n".join([f"{compiler} failed", *errors[:10]]))
         os.replace(library, f"{stem}.so")
 
 

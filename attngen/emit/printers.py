@@ -190,9 +190,9 @@ def _vector(value: Fraction, _outer: int) -> str:
 _LARGEST_FLOAT = 3.4028235e38
 _CPP = {
     "exp": "exp({0})", "exp2": "exp2({0})", "log": "log({0})", "log2": "log2({0})", "expm1": "expm1({0})",
-    "log1p": "log1p({0})", "sqrt": "sqrt({0})", "abs": "abs({0})", "sign": "sign({0})", "tanh": "tanh({0})", "softplus": "softplus({0})",
-    "relu": "relu({0})", "erf": "erf({0})", "atan": "atan({0})", "sin": "sin({0})", "cos": "cos({0})",
-    "min": "minimum({0}, {1})", "max": "maximum({0}, {1})", "where": "select({0}, {1}, {2})",
+    "log1p": "log1p({0})", "sqrt": "sqrt({0})", "abs": "abs({0})", "sign": "sign({0})", "tanh": "tanh({0})",
+    "softplus": "softplus({0})", "relu": "relu({0})", "erf": "erf({0})", "atan": "atan({0})", "sin": "sin({0})",
+    "cos": "cos({0})", "min": "minimum({0}, {1})", "max": "maximum({0}, {1})", "where": "select({0}, {1}, {2})",
     "logistic2": "logistic2({0})", "attains": "attains({0}, {1})", "square": "square({0})", "not": "negated({0})",
 }  # fmt: skip
 
