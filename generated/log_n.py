@@ -199,7 +199,7 @@ def log_n_forward(
             row_max_kept = tl.maximum(row_max_old, tl.max(row_max_seen, 1))
             # What is relative to a row's pivot stays finite while the pivot is the least there is.
             row_max = tl.where(row_max_kept == float("-inf"), 0.0, row_max_kept)
-            row_max_rescale = tl.exp2(LOG2E * (row_max_old + -row_max))
+            row_max_rescale = tl.exp2(LOG2E * (row_max_old - row_max))
             t4 = LOG2E * row_max
             row_sum_term = tl.exp2(t3[:, None] * qk - t4[:, None])
 

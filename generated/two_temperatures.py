@@ -226,7 +226,7 @@ def two_temperatures_forward(
             row_max1_kept = tl.maximum(row_max1_old, tl.max(row_max1_seen, 1))
             # What is relative to a row's pivot stays finite while the pivot is the least there is.
             row_max1 = tl.where(row_max1_kept == float("-inf"), 0.0, row_max1_kept)
-            row_max1_rescale = tl.exp2(LOG2E * (row_max1_old + -row_max1))
+            row_max1_rescale = tl.exp2(LOG2E * (row_max1_old - row_max1))
             row_max2_old = row_max2
             row_max2_seen = row_max2_exponent
             if edge:
@@ -234,7 +234,7 @@ def two_temperatures_forward(
             row_max2_kept = tl.maximum(row_max2_old, tl.max(row_max2_seen, 1))
             # What is relative to a row's pivot stays finite while the pivot is the least there is.
             row_max2 = tl.where(row_max2_kept == float("-inf"), 0.0, row_max2_kept)
-            row_max2_rescale = tl.exp2(LOG2E * (row_max2_old + -row_max2))
+            row_max2_rescale = tl.exp2(LOG2E * (row_max2_old - row_max2))
             t4 = LOG2E * row_max1
             row_sum1_term = tl.exp2(t3 * qk - t4[:, None])
             t6 = LOG2E * row_max2

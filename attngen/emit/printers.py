@@ -110,15 +110,18 @@ def _times_log2e(expr: Expr, sign: int) -> Expr:
     may be small where each of them, multiplied, would be rounded by more.
     """
     signed = [(s * sign, term) for s, term in addends(expr)]
-    names = [_signed(s, term) for s, term in signed if isinstance(term, Name)]
-    apart = [_signed(s, ir.apply("mul", LOG2E, term)) for s, term in signed if not isinstance(term, Name)]
-    together = names[0] if len(names) == 1 else Apply("add", tuple(names))
-    terms = [*apart, ir.apply("mul", LOG2E, together)] if names else apart
-    return terms[0] if len(terms) == 1 else Apply("add", tuple(terms))
+    names = [(s, term) for s, term in signed if isinstance(term, Name)]
+    apart = [(s, ir.apply("mul", LOG2E, term)) for s, term in signed if not isinstance(term, Name)]
+    return _total([*apart, (1, ir.apply("mul", LOG2E, _total(names)))] if names else apart)
 
 
-def _signed(sign: int, expr: Expr) -> Expr:
-    return expr if sign > 0 else ir.apply("neg", expr)
+def _total(signed: list[tuple[int, Expr]]) -> Expr:
+    """The sum of terms with their signs, a positive one first."""
+    (sign, total), *rest = sorted(signed, key=lambda term: -term[0])
+    total = total if sign > 0 else ir.apply("neg", total)
+    for sign, term in rest:
+        total = ir.apply("add" if sign > 0 else "sub", total, term)
+    return total
 
 
 def _lower_triton(expr: Expr) -> Expr:
