@@ -1180,6 +1180,15 @@ inline Vec times_power(const Vec& x, const Vec& n) {
 #endif
 }
 
+// exp(x) = 2^n exp(r), |r| <= log(2) / 2. Chebyshev's fit of degree 6, relative error below 4e-9; it is positive
+// everywhere, so that a huge x overflows to infinity. A bound below keeps r, whose error grows with x, small.
+inline Vec exp(const Vec& x) {
+  const Vec bounded = at::vec::clamp_min(x, Vec(-200.f));
+  const Vec n = (bounded * Vec(1.4426950408889634f)).round();
+  const Vec r = at::vec::fmadd(n, Vec(1.9046542e-9f), at::vec::fmadd(n, Vec(-0.69314718246f), bounded));
+  return times_power(polynomial(r, 1.37519254e-3f, 8.36894382e-3f, 4.16695252e-2f, 1.66665182e-1f, 0.499999881f, 1.f, 1.f), n);
+}
+
 // 2^x, zero and infinity included. Chebyshev's fit of degree 6 for the fraction, relative error below 2e-8.
 inline Vec exp2(const Vec& x) {
 #if defined(CPU_CAPABILITY_AVX512)
@@ -1809,7 +1818,6 @@ class Forward {
   void write(const Block& block, State& state) const {
     const Call& call = call_;
     Rows& rows = state.rows;
-    const Vec LOG2E(1.4426950408889634f);
 
     for (int64_t lane = 0; lane < rows.count; lane += W) {
       const Vec row_max = load(rows.row_max + lane);
@@ -1817,8 +1825,8 @@ class Forward {
 
       const Vec u1 = Vec(15.0f) * log(row_max);
       const Vec u2 = maximum(Vec(0.0f), u1);
-      const Vec u3 = exp2(LOG2E * (u1 - u2));
-      const Vec acc_factor = u3 / (row_sum * u3 + Vec(1e-08f) * exp2(-(LOG2E * u2)));
+      const Vec u3 = exp(u1 - u2);
+      const Vec acc_factor = u3 / (row_sum * u3 + Vec(1e-08f) * exp(-u2));
 
       (acc_factor).store(rows.acc_factor + lane);
     }
@@ -2023,9 +2031,9 @@ class Backward {
         const Vec t1 = log(row_max);
         const Vec t2 = Vec(15.0f) * t1;
         const Vec t3 = maximum(Vec(0.0f), t2);
-        const Vec t4 = exp2(LOG2E * (t2 - t3));
+        const Vec t4 = exp(t2 - t3);
         const Vec t5 = Vec(1.0f) / row_max;
-        const Vec t6 = Vec(1.0f) / (row_sum * t4 + Vec(1e-08f) * exp2(-(LOG2E * t3)));
+        const Vec t6 = Vec(1.0f) / (row_sum * t4 + Vec(1e-08f) * exp(-t3));
         const Vec t7 = Vec(1.0f) / z1;
         const Vec t9 = log(n);
         const Vec t10 = t8 * t9;
@@ -2033,7 +2041,7 @@ class Backward {
         const Vec t12 = select(Vec(3.0f) > i, Vec(0.0f), Vec(1.0f));
         const Vec t15 = t4 * t5 * t6;
         const Vec t18 = Vec(15.0f) * delta;
-        const Vec t19 = n * exp2(LOG2E * (Vec(14.0f) * t1 - t3)) * t6;
+        const Vec t19 = n * exp(Vec(14.0f) * t1 - t3) * t6;
         const Vec t21 = t9 * t7;
         const Vec t23 = t22 * t9;
 
@@ -2093,7 +2101,6 @@ class Backward {
   void prepass(int64_t block, int64_t batch, int64_t head, int64_t first_row, Rows& rows, BackwardScratch<T>& s) const {
     const Call& call = call_;
     Keys& keys = s.keys;
-    const Vec LOG2E(1.4426950408889634f);
     const Vec head_dim(static_cast<float>(call.head_dim));
 
     for (int64_t lane = 0; lane < rows.count; lane += W) {
@@ -2112,10 +2119,10 @@ class Backward {
       const Vec a8 = log(row_max);
       const Vec a9 = Vec(15.0f) * a8;
       const Vec a10 = maximum(Vec(0.0f), a9);
-      const Vec a11 = row_sum * exp2(LOG2E * (a9 - a10));
-      const Vec a12 = n * exp2(LOG2E * (Vec(14.0f) * a8 - a10)) * a1;
+      const Vec a11 = n * exp(Vec(14.0f) * a8 - a10) * a1;
+      const Vec a12 = Vec(1.0f) / (row_sum * exp(a9 - a10) + Vec(1e-08f) * exp(-a10));
       const Vec a13 = Vec(15.0f) * delta;
-      const Vec a14 = a12 * (Vec(1.0f) / (a11 + Vec(1e-08f) * exp2(-(LOG2E * a10))));
+      const Vec a14 = a11 * a12;
       const Vec a15 = Vec(1.0f) / row_max;
 
       (a1).store(rows.a1 + lane);
