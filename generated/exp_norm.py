@@ -860,7 +860,7 @@ def through_output(
     value = 1.0 / torch.sqrt(channels) * d_out + 2.0 * d_channels * o
 
     d_o = torch.where(live, value, 0.0).to(query.dtype)
-    by_input: dict[int, Tensor] = { }
+    by_input: dict[int, Tensor] = {}
     return d_o, (*saved,), by_input
 
 

@@ -956,7 +956,7 @@ def through_output(
     value = 2.0 * d_channels * o + u7 * d_out
 
     d_o = torch.where(live, value, 0.0).to(query.dtype)
-    by_input: dict[int, Tensor] = { }
+    by_input: dict[int, Tensor] = {}
     return d_o, (*saved,), by_input
 
 
