@@ -93,6 +93,21 @@ class OpPlan:
         return sums_of(self.row_gradients)
 
 
+def root_passes(plan: OpPlan) -> int:
+    """How many passes are walked again for every trial."""
+    return sum(this.root is not None for this in plan.analysis.forward.passes)
+
+
+def pivot_of_output(plan: OpPlan) -> str | None:
+    """The pivot that the weighted sum is relative to where a step follows it, if it is."""
+    if plan.analysis.output is None:
+        return None
+    forward = plan.analysis.forward
+    carried = {x.name for p in forward.passes for group in (p.pivots, p.carries, p.statistics) for x in group}
+    makes_up = any(ir.names(factor) & carried for factor in forward.factors)
+    return None if makes_up or len(forward.accumulators) > 1 else forward.accumulators[0].pivot
+
+
 def sums_of(gradients: Iterable[InputGradient]) -> tuple[RowSum, ...]:
     return tuple(s for gradient in gradients for s in gradient.sums)
 

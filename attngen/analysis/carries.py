@@ -161,7 +161,9 @@ def _add_statistic(result: Carries, statistic: Statistic, index: int, staged: St
     form = scaled(body)
     group, power = _group(result, form, pass_index)
     if group is None:
-        _add_plain(result, statistic, f"%z{index}", form.value, pass_index)
+        root = staged.slope_of.get(statistic.symbol)
+        name = f"%{root}_slope{index}" if root else f"%z{index}"
+        _add_plain(result, statistic, name, form.value, pass_index)
         return
     symbol = sy.symbol(f"%row_sum{index}", **_sign_of(statistic))
     carry = SymbolicCarry(symbol, "sum", group.relative(form, power), pass_index, group, power, statistic)

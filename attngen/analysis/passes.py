@@ -32,6 +32,7 @@ class Staged:
     score: Sym
     scope: Scope
     has_output: bool  # whether a last step follows the weighted sum
+    slope_of: dict[Sym, str]  # symbol of a sum that a root's gradients need -> name of the root
 
     @property
     def n_passes(self) -> int:
@@ -84,7 +85,7 @@ def _finish(weights: Sym, score: Sym, primitives: "_Primitives", has_output: boo
     weights = sy.Add(*(t.h * t.f for t in terms))  # separated, so that what cancels is gone
     used = _needed(weights, primitives.statistics)
     pass_of = {s.symbol: primitives.pass_of[s.symbol] for s in used}
-    return Staged(used, pass_of, weights, terms, score, scope, has_output)
+    return Staged(used, pass_of, weights, terms, score, scope, has_output, primitives.slope_of)
 
 
 def _needed(weights: Sym, statistics: tuple[Statistic, ...]) -> tuple[Statistic, ...]:
@@ -112,6 +113,7 @@ class _Primitives:
         self.found = sy.Thawed("%z")
         self.pass_of: dict[Sym, int] = {}
         self.root_passes: set[int] = set()
+        self.slope_of: dict[Sym, str] = {}
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
@@ -135,7 +137,9 @@ class _Primitives:
         symbol = self.found.root(implicit)
         self.root_passes.add(needed)
         self.pass_of[symbol] = needed
+        before = set(self.pass_of)
         gradient = gradient_summand(implicit, symbol, lambda body: self.value("sum", body))
+        self.slope_of |= {s: implicit.unknown.name for s in self.pass_of if s not in before}
         self.found.complete(symbol, gradient)
         return symbol
 

@@ -1,7 +1,7 @@
 """Readable names for the quantities that the analysis introduced.
 
 Inside the analysis they begin with "%", which no user can write. Here "%lse1" becomes `lse`, or `lse1` beside `lse2`,
-or gets an underscore if the spec has an input of that name.
+or gets an underscore if the spec has an input or a root of that name. "%%tau1", a root's, is `tau1`.
 """
 
 import dataclasses
@@ -12,6 +12,9 @@ from attngen import ir
 from attngen.analysis.result import Analysis
 
 T = TypeVar("T")
+# A root is called as the spec calls it if that is one of these, which an op needs for nothing of its own. Other roots
+# get an underscore, in which no user's name ends.
+FREE = re.compile(r"(alpha|beta|gamma|theta|kappa|mu|nu|rho|sigma|tau|phi|omega)(_?\d+)?")
 
 
 def readable_names(analysis: Analysis, normalizer: ir.Normalizer) -> Analysis:
@@ -21,9 +24,12 @@ def readable_names(analysis: Analysis, normalizer: ir.Normalizer) -> Analysis:
 
 
 def _choose(marked: list[str], taken: set[str]) -> dict[str, str]:
-    stems = [re.sub(r"\d+$", "", name) for name in marked]
-    chosen: dict[str, str] = {}
-    for name, stem in zip(marked, stems, strict=True):
+    roots = [name[2:] for name in marked if name.startswith("%%")]
+    chosen = {f"%%{name}": name if FREE.fullmatch(name) else f"{name}_" for name in roots}
+    taken |= set(chosen.values())
+    numbered = [name for name in marked if name not in chosen]
+    stems = [re.sub(r"\d+$", "", name) for name in numbered]
+    for name, stem in zip(numbered, stems, strict=True):
         candidate = stem[1:] if stems.count(stem) == 1 else name[1:]
         while candidate in taken:
             candidate += "_"

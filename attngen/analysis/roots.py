@@ -105,7 +105,8 @@ def root_pass(statistic: Statistic, unknown: Sym, settled: Callable[[Sym], Sym])
     low, high, *derivatives = map(_formula, (implicit.low, implicit.high, residual, slope, curvature))
     root = Root(unknown.name, low, high, derivatives[0], derivatives[1], derivatives[2], direction)
     meaning = meaning_of_root(statistic.implicit)
-    found = RowStatistic(unknown.name, statistic.symbol.name, meaning, ir.Name(unknown.name), logarithmic=False)
+    label = statistic.implicit.unknown.name
+    found = RowStatistic(unknown.name, statistic.symbol.name, meaning, ir.Name(unknown.name), False, label)
     return ForwardPass((), carries, (found,), root)
 
 
@@ -121,5 +122,5 @@ def meaning_of_root(implicit: Implicit) -> ir.Root:
 
 
 def root_name(implicit: Implicit) -> Sym:
-    """By what the root is known afterwards: the name that the spec gave it."""
-    return sy.symbol(f"%{implicit.unknown.name}")
+    """By what the root is known afterwards: the name that the spec gave it, which no other quantity's can be."""
+    return sy.symbol(f"%%{implicit.unknown.name}")

@@ -3,7 +3,9 @@
 from attngen import ir
 from attngen.analysis.result import Adjoint, InputGradient
 from attngen.explain.document import Block, Equation, Equations, Line, Paragraph, Section
-from attngen.explain.words import WEIGHTS, Words, listed, product
+from attngen.explain.output import input_terms
+from attngen.explain.roots import implicit_blocks
+from attngen.explain.words import WEIGHTS, Words, listed, product, total
 from attngen.ir import Expr, Name, Reduce
 from attngen.schedule import Costs
 
@@ -23,9 +25,16 @@ def adjoints_section(words: Words) -> Section:
         equations.append(Equation(Name(backward.delta), ir.apply("dot", _DO, Name("$o"))))
     equations += [Equation(Name(p.name), ir.apply("dot", _DO, Name(p.accumulator))) for p in backward.products]
     equations += [Equation(Name(s.name), Reduce("sum", words.weighted(s.body))) for s in backward.prepass]
-    found = [Equation(_bar(words, a), words.meant(a.value)) for a in analysis.adjoints]
+    constant = [a for a in analysis.adjoints if a.value == ir.number(0)]
+    varying = [a for a in analysis.adjoints if a not in constant]
+    found = [Equation(_bar(words, a), words.meant(a.value)) for a in varying]
     text = "The loss depends on a row's statistics through all of its weights. Their adjoints, last one first:"
-    ways: list[Block] = [Paragraph(_way(words, a)) for a in analysis.adjoints]
+    ways: list[Block] = [Paragraph(_way(words, a)) for a in varying]
+    if constant:
+        ways.append(
+            Paragraph((*listed([_bar(words, a) for a in constant]), f" {'is' if len(constant) == 1 else 'are'} zero."))
+        )
+    ways += implicit_blocks(words)
     blocks = (Paragraph((text,)), Equations((*equations, *found)), *ways, *_counted(words.plan.costs))
     return Section("Row adjoints", blocks)
 
@@ -100,7 +109,7 @@ def _input_blocks(words: Words, gradient: InputGradient) -> list[Block]:
     axes = next(i.axes for i in words.plan.normalizer.inputs if i.name == gradient.name)
     equations = [Equation(Name(s.name), Reduce("sum", words.weighted(s.body))) for s in gradient.sums]
     letters = "".join(_LETTERS[axis] for axis in ("batch", "head", "query") if axis not in axes)
-    value = words.weighted(gradient.value)
+    value = total([words.weighted(gradient.value), *input_terms(words, gradient.name)])
     right = ir.apply(f"sum_{letters}", value) if letters else value
     level = {"row": "the row", "key": "the key", "pair": "query and key"}[gradient.level]
     heads = "the query heads that share a key head" if "kv_head" in axes else "the heads"

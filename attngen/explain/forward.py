@@ -3,6 +3,8 @@
 from attngen import ir, notation
 from attngen.analysis.result import Accumulator, Carry, ForwardPass, Pivot, RowStatistic
 from attngen.explain.document import Block, Equation, Equations, Inline, Line, Paragraph, Section, Table
+from attngen.explain.output import saved_sum, step_blocks
+from attngen.explain.roots import part_of, trial_equations
 from attngen.explain.shorten import key, replaced
 from attngen.explain.symbols import AXIS_SIZES
 from attngen.explain.words import DOT_PRODUCT, SCORE, WEIGHTS, Words, counted, listed, product, total
@@ -16,6 +18,8 @@ _KINDS = {
     "are carried relative to a running maximum, which cancels in the end.",
     "affine": "A sum of terms: each is accumulated by itself, and its factor of the row is applied when the pass has "
     "ended.",
+    "implicit": "Implicit: a value of the row is the root of an equation in which it stands inside of sums. Several "
+    "walks over the keys search for it.",
     "staged": "Staged: a statistic of the row is needed before another one, or the output, can be summed.",
 }
 _EMPTY: dict[str, Expr] = {"sum": ir.number(0), "amax": ir.apply("neg", Name("$inf")), "amin": Name("$inf")}
@@ -99,12 +103,28 @@ def passes_section(words: Words) -> Section:
     blocks: list[Block] = [Paragraph((_KINDS.get(plan.analysis.kind, f"Its class: {plan.analysis.kind}."),))]
     for number, this in enumerate(passes):
         blocks.append(Paragraph(_pass_line(words, number)))
-        found = [Equation(words.reduction(s.name), words.meant(s.meaning)) for s in this.statistics]
+        found = [_found(words, s) for s in this.statistics]
         blocks += [Equations(tuple(found))] if found else []
     if len(passes) == 1 and passes[0].statistics:
         text = "No statistic needs another one before it can be summed, and the output's terms need none until their "
         blocks.append(Paragraph((f"{text}factor is applied at the end: one pass does.",)))
+    blocks += _support(words)
     return Section(f"Class, and {counted(len(passes), 'pass', 'passes')} over the keys", tuple(blocks))
+
+
+def _found(words: Words, statistic: RowStatistic) -> Equation:
+    meaning = words.meant(statistic.meaning)
+    if isinstance(meaning, Root):
+        return Equation(meaning.residual, ir.number(0))
+    return Equation(words.reduction(statistic.name), meaning)
+
+
+def _support(words: Words) -> list[Block]:
+    support = words.plan.analysis.support
+    if support is None:
+        return []
+    text: Line = ("Weights and their gradients vanish unless ", ir.apply("gt", words.shown(support), ir.number(0)))
+    return [Paragraph((*text, ". Tiles of pairs on which that holds nowhere are passed over, forward and backward."))]
 
 
 def _pass_line(words: Words, number: int) -> Line:
@@ -119,14 +139,15 @@ def _pass_line(words: Words, number: int) -> Line:
     used = frozenset().union(*map(ir.names, bodies))
     needed = [words.reduction(name) for name in earlier if name in used or f"$r:{name}" in used]
     needs: Line = (", for which it needs ", *listed(needed)) if needed else ()
-    return (f"Pass {number + 1} finds ", *listed(found), *needs, ".")
+    walked = ". It is walked once for each trial." if this.root else "."
+    return (f"Pass {number + 1} finds ", *listed(found), *needs, walked)
 
 
 def state_section(words: Words) -> Section:
     rows: list[tuple[Line, ...]] = []
     for forward_pass in words.plan.analysis.forward.passes:
         rows += [_pivot_row(words, p) for p in forward_pass.pivots]
-        rows += [_carry_row(words, c, s) for c, s in zip(forward_pass.carries, forward_pass.statistics, strict=True)]
+        rows += _carry_rows(words, forward_pass)
         rows += [_statistic_row(words, s) for s in forward_pass.statistics if s.logarithmic]
     for accumulator in words.plan.analysis.forward.accumulators:
         kind = f"accumulator{_relative_to(accumulator)}"
@@ -140,6 +161,17 @@ def state_section(words: Words) -> Section:
 def _pivot_row(words: Words, pivot: Pivot) -> tuple[Line, ...]:
     largest = "the largest exponent" if pivot.kind == "exponential" else "the largest base; zero counts as one"
     return (Name(pivot.name),), ("pivot",), (Reduce("amax", words.shown(pivot.exponent)),), (largest,)
+
+
+def _carry_rows(words: Words, this: ForwardPass) -> list[tuple[Line, ...]]:
+    if this.root is None:
+        return [_carry_row(words, c, s) for c, s in zip(this.carries, this.statistics, strict=True)]
+    rows: list[tuple[Line, ...]] = []
+    for carry in this.carries:
+        body = Reduce(carry.kind, words.shown(carry.body))
+        rows.append(((Name(carry.name),), ("carry of a trial",), (body,), part_of(this.root, carry.name)))
+    zero = ir.apply("eq", Name(f"$F:{this.root.name}"), ir.number(0))
+    return [*rows, ((Name(this.root.name),), ("root",), ("by the search",), (zero,))]
 
 
 def _growth(words: Words, carry: Carry | Accumulator, old: Expr, new: Expr) -> Expr:
@@ -193,7 +225,8 @@ def merge_section(words: Words) -> Section:
     text = "Keys may be split into parts, each summed by itself. The result of no keys at all leaves the other part as "
     text += "it is; its exponentials count as zero."
     if len(forward.passes) > 1:
-        text += " The parts of one pass are merged before the next pass begins."
+        text += " The parts of one pass are merged before the next pass begins"
+        text += ", those of a trial before the next trial." if any(p.root for p in forward.passes) else "."
     return Section(
         "Merging two partial results", (Paragraph((text,)), Table(("Name", "No keys", "Merged"), tuple(rows)))
     )
@@ -234,9 +267,11 @@ def saved_section(words: Words) -> Section:
     whole = total(
         [ir.number(count), product(ir.number(4 * accumulators), Name("$Dv")) if accumulators else ir.number(0)]
     )
-    text = ("Beside query, key, value, inputs and output, the forward saves ", whole, " bytes for each row, in 32 bit:")
+    known = "inputs" if plan.analysis.output else "inputs and output"
+    comma = "," if plan.analysis.output is None else " and"
+    text = (f"Beside query, key, value{comma} {known}, the forward saves ", whole, " bytes for each row, in 32 bit:")
     table = Table(("Name", "Size", "Bytes per row"), tuple(rows))
-    return Section("What is saved for the backward", (Paragraph(text), table, *_returned(plan)))
+    return Section("What is saved for the backward", (Paragraph(text), table, *saved_sum(words), *_returned(plan)))
 
 
 def _returned(plan: OpPlan) -> list[Block]:
@@ -252,11 +287,12 @@ def forward_section(words: Words) -> Section:
         equations = _pass_equations(words, this)
         if number == len(forward.passes):
             equations += [Equation(Name(a.name), _accumulated(words, a)) for a in forward.accumulators]
-        blocks += [Paragraph((f"Pass {number}:",)), Equations(tuple(equations))]
+        each = f", for each trial of {words.symbols[this.root.name].text}" if this.root else ""
+        blocks += [Paragraph((f"Pass {number}{each}:",)), Equations(tuple(equations))]
     terms = zip(forward.factors, forward.accumulators, strict=True)
     output = total(_scaled(words.shown(factor), Name(a.name)) for factor, a in terms)
     blocks += [Paragraph(("At its end:",)), Equations((Equation(Name("$o"), output),))]
-    return Section("Forward", tuple(blocks))
+    return Section("Forward", (*blocks, *step_blocks(words)))
 
 
 def _scaled(factor: Expr, accumulator: Expr) -> Expr:
@@ -271,5 +307,6 @@ def _scaled(factor: Expr, accumulator: Expr) -> Expr:
 def _pass_equations(words: Words, this: ForwardPass) -> list[Equation]:
     equations = [Equation(Name(p.name), Reduce("amax", words.shown(p.exponent))) for p in this.pivots]
     equations += [Equation(Name(c.name), Reduce(c.kind, words.shown(c.body))) for c in this.carries]
+    equations += trial_equations(words, this.root) if this.root else []
     values = [Equation(Name(s.name), words.shown(s.value)) for s in this.statistics]
     return equations + [e for e in values if key(e.right) != key(e.left)]

@@ -1,13 +1,15 @@
 """Compilation -> document: all sections in order, and names for what their equations repeat."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from attngen import ir
 from attngen.explain import backward, forward
 from attngen.explain.boxes import Letter
 from attngen.explain.costs import costs_section
 from attngen.explain.document import Block, Document, Equation, Equations, Section
+from attngen.explain.output import step_back_section
+from attngen.explain.roots import search_section
 from attngen.explain.shorten import Shared, is_long, key, replaced, share
 from attngen.explain.symbols import Symbol, Symbols, levels
 from attngen.explain.words import Words, words_of
@@ -15,28 +17,38 @@ from attngen.ir import Name
 from attngen.schedule import OpPlan
 from attngen.version import __version__
 
+Builder = Callable[[Words], Section | None]
+_TOLD: tuple[Builder, ...] = (
+    forward.formula_section,
+    forward.passes_section,
+    search_section,
+    forward.state_section,
+    forward.merge_section,
+    forward.saved_section,
+)
+# Their equations share names for what repeats.
+_DERIVED: tuple[Builder, ...] = (
+    forward.forward_section,
+    step_back_section,
+    backward.adjoints_section,
+    backward.gradients_section,
+)
+
 
 def document_of(plan: OpPlan) -> Document:
     """The explanation of a plan."""
     words = words_of(plan)
-    builders = (
-        forward.formula_section,
-        forward.passes_section,
-        forward.state_section,
-        forward.merge_section,
-        forward.saved_section,
-        forward.forward_section,
-        backward.adjoints_section,
-        backward.gradients_section,
-        costs_section,
-    )
-    sections = [build(words) for build in builders]
-    shared = share(_by_earlier_names([e for section in sections[5:8] for e in _equations(section)]))
+    derived = _built(_DERIVED, words)
+    shared = share(_by_earlier_names([e for section in derived for e in _equations(section)]))
     symbols = words.symbols | _shared_symbols(shared, words)
-    sections[5:8] = _rewritten(sections[5:8], shared)
+    sections = (*_built(_TOLD, words), *_rewritten(derived, shared), costs_section(words))
     normalizer = plan.normalizer
     title = normalizer.title or f"{normalizer.name} attention"
-    return Document(title, normalizer.reference, f"attngen {__version__}", tuple(sections), symbols)
+    return Document(title, normalizer.reference, f"attngen {__version__}", sections, symbols)
+
+
+def _built(builders: tuple[Builder, ...], words: Words) -> list[Section]:
+    return [section for build in builders if (section := build(words)) is not None]
 
 
 def _equations(section: Section) -> list[Equation]:

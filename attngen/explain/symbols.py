@@ -9,8 +9,10 @@ Index i is the query's, j the key's; batch and head stay unwritten. Names that b
     $r:NAME                         the reduction behind statistic NAME, if that is not the reduction itself
     $bar:NAME                       the adjoint of that reduction
     $grad:INPUT                     the gradient of an input
+    $F:ROOT $F1:ROOT $F2:ROOT       the residual of a root, and its derivatives by the root
+    $do_c $d_sum                    a channel of the gradients behind an output formula, before it
     $x1, $x2, ...                   subformulas that occur repeatedly
-    $Hq $Nk ... $inf                sizes, infinity
+    $Hq $Nk ... $inf $T             sizes, infinity, the trials of all roots
 
 and NAME@1, NAME@2 are a quantity in two partial results.
 """
@@ -77,6 +79,8 @@ def symbols_of(plan: OpPlan) -> Symbols:
         found[name] = _distinct(_named(name, index), found)
     for name in row_names(plan):
         found[name] = _distinct(_derived(name, users.keys() | lets.keys()), found)
+    for this in plan.analysis.forward.passes:
+        found |= {s.name: found[s.label] for s in this.statistics if this.root}
     scaled = relative(plan)
     for statistic in statistics(plan):
         if statistic in scaled:
@@ -85,6 +89,7 @@ def symbols_of(plan: OpPlan) -> Symbols:
     for name in merged(plan):
         found |= {f"{name}@{number}": _partial(found[name], number) for number in (1, 2)}
     found |= {f"$grad:{name}": _gradient_symbol(found[name]) for name in users}
+    found |= _residual_symbols(plan, found) | _step_symbols(plan, found)
     found["$p"] = _weights_symbol(users.keys() | lets.keys())
     return found
 
@@ -113,7 +118,32 @@ def row_names(plan: OpPlan) -> tuple[str, ...]:
     names = [x.name for p in forward.passes for group in (p.pivots, p.carries, p.statistics) for x in group]
     names += [a.name for a in forward.accumulators] + [backward.dp] + ([backward.delta] if backward.delta else [])
     names += [x.name for group in (backward.products, backward.prepass, plan.row_sums) for x in group]
+    output = plan.analysis.output
+    names += [x.name for group in (output.sums, output.adjoints) for x in group] if output else []
     return tuple(dict.fromkeys(names))
+
+
+def _residual_symbols(plan: OpPlan, found: Symbols) -> Symbols:
+    """F and its derivatives, with the root's name where there is more than one."""
+    names = [this.root.name for this in plan.analysis.forward.passes if this.root]
+    letter = next(letter for letter in ("F", "G", "R") if letter not in found)
+    made: Symbols = {}
+    for name in names:
+        label = found[name].text if len(names) > 1 else ""
+        for prefix, marks in (("F", ""), ("F1", "′"), ("F2", "′′")):
+            text = f"{letter}{f'_{label}' if label else ''}{marks.replace('′', chr(39))}"
+            made[f"${prefix}:{name}"] = Symbol(text, Letter(letter), label, "i", marks)
+    return made
+
+
+def _step_symbols(plan: OpPlan, found: Symbols) -> Symbols:
+    """Names for the way back through the step behind the weighted sum."""
+    output = plan.analysis.output
+    if output is None:
+        return {}
+    made = {"$do_c": replace(found["o"], text="dout", base=row(Letter("d", upright=True), Letter("out", upright=True)))}
+    made |= {output.d_out: made["$do_c"], "$d_sum": _prefixed("d", found["o"])}
+    return made | ({} if output.name in found else {output.name: found["o"]})
 
 
 def _index(axes: Iterable[str]) -> str:
@@ -131,7 +161,7 @@ def _builtin_symbols() -> Symbols:
     found |= {"o": _named("o", "ic"), "$out": _named("out", "ic"), "$v_c": Symbol("v", Letter("v"), index="jc")}
     for name, (letter, label) in _SIZES.items():
         found[f"${name}"] = Symbol(name, Letter(letter), label)
-    found["$inf"] = Symbol("inf", Letter("∞"))
+    found["$inf"], found["$T"] = Symbol("inf", Letter("∞")), _named("T", "")
     return found
 
 
