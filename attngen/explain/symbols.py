@@ -52,7 +52,9 @@ class Symbol:
         below = [part for part in (self.label, self.index) if part]
         if not below and not self.mark:
             return self.base
-        return Script(self.base, _subscript(below), row(Letter(self.mark, upright=True)) if self.mark else None)
+        parts = self.mark if self.mark.startswith("′") else (self.mark,)  # primes one by one
+        marks = row(*(Letter(part, upright=True) for part in parts)) if self.mark else None
+        return Script(self.base, _subscript(below), marks)
 
 
 Symbols = dict[str, Symbol]

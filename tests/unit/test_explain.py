@@ -1,4 +1,4 @@
-"""Explanations: the documents of three specs to the letter, and what has to hold for the documents of all specs.
+"""Explanations: the documents of some specs to the letter, and what has to hold for the documents of all specs.
 
 `pytest tests/unit/test_explain.py --update-golden` writes the golden documents anew; read them before a commit.
 """
@@ -86,8 +86,39 @@ let:
   p: gamma * w * where(j < i and not (s > 0), m, clip(Z, -1, 1)) / (sum(w) + bias ** 2 + alpha_1)
 weights: p - log1p(abs(tanh(x * s)))
 """
+THRESHOLD = """
+name: threshold
+let:
+  tau:
+    root: sum(relu(s / 2 - tau) ** 2) - 1
+    between: [amax(s / 2) - 1, amax(s / 2)]
+weights: relu(s / 2 - tau) ** 2
+claims: {rows_sum_to: 1, shift_invariant: true, nonnegative: true, sparse: true}
+"""
+TWO_ROOTS = """
+name: two_roots
+inputs:
+  k: {shape: [head]}
+let:
+  b1: {root: sum(sigmoid(s - b1)) - k, between: [amin(s) - 20, amax(s) + 20]}
+  rho: {root: "sum(relu(s - b1 - rho)) - 2", between: [amax(s) - b1 - 2, amax(s) - b1]}
+weights: relu(s - b1 - rho)
+"""
+NORMED = """
+name: normed
+inputs:
+  gain: {shape: [head]}
+weights: exp(s) / sum(exp(s))
+output: gain * (o - csum(o) / csum(1)) / sqrt(csum((o - csum(o) / csum(1)) ** 2) / csum(1) + 0.00001)
+"""
+UNIT_OUTPUT = """
+name: unit_output
+weights: exp(s)
+output: o / sqrt(csum(o ** 2))
+"""
 SPECS = {path.stem: path.read_text(encoding="utf-8") for path in shipped()}
 MADE_UP = (LSSAR, STANDARDIZED, MIXTURE, PAIR_BIAS, RELU_OF_SOFTMAX, EXTREMA, NAMES)
+MADE_UP += (THRESHOLD, TWO_ROOTS, NORMED, UNIT_OUTPUT)
 SPECS |= {text.split()[1]: text for text in MADE_UP}
 
 
@@ -102,7 +133,7 @@ def document(request: pytest.FixtureRequest) -> Document:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("name", ["softmax", "affine_scaled", "lssar"])
+@pytest.mark.parametrize("name", ["softmax", "affine_scaled", "lssar", "threshold", "normed"])
 def test_golden(name: str, form: str, update_golden: bool) -> None:
     found = FORMATS[form](document_of(plan(SPECS[name])))
     path = GOLDEN / f"{name}.{SUFFIXES[form]}"

@@ -72,3 +72,49 @@ def test_roots_are_told_apart_by_all_of_their_formulas() -> None:
     root = next(node for node in ir.walk(normalizer().weights) if isinstance(node, ir.Root))
     others = [replace(root, **{field: ir.number(7)}) for field in ("residual", "low", "high")]
     assert len({key(each) for each in (root, *others)}) == 4
+
+
+def whole(text: str) -> str:
+    """A document as text, with its paragraphs unwrapped."""
+    normalizer = read_spec(text, "x")
+    return " ".join(FORMATS["text"](document_of(schedule(normalizer, analyze(normalizer)))).split())
+
+
+ROOT = SPEC.partition("output")[0]
+OUTPUT = "name: x\nweights: exp(s)\noutput: o / sqrt(csum(o ** 2))\n"
+
+
+def test_the_search_is_told() -> None:
+    text = whole(ROOT)
+    assert "tau is looked for between extreme - 1 and extreme, from the first on." in text
+    assert "F = sum_j(relu(s - tau)) - 1 F' = sum_j(-where(s - tau > 0, 1, 0)) F falls" in text
+    assert "The next trial is tau - F / F', unless" in text
+    assert "F' at the root is made of tau_slope." in text
+    assert "forward 3 + T (2 + T) * D + Dv" in text
+
+
+def test_a_rising_residual_and_one_that_may_do_either() -> None:
+    rising = ROOT.replace("sum(relu(s - tau)) - 1", "1 - sum(relu(s - tau))")
+    assert "F rises from the first bound" in whole(rising)
+    either = ROOT.replace("sum(relu(s - tau)) - 1", "sum(sin(s - tau))")
+    assert "F may rise or fall" in whole(either)
+
+
+def test_support_is_told_where_it_is_claimed() -> None:
+    told = "Weights and their gradients vanish unless s - tau > 0."
+    assert told in whole(f"{ROOT}claims: {{sparse: true}}\n")
+
+
+def test_a_relative_sum_is_told() -> None:
+    told = "o is relative to row_max"
+    assert told in whole(OUTPUT)
+    assert told not in whole(OUTPUT.replace("exp(s)\n", "exp(s) / sum(exp(s))\n"))
+    assert told not in whole(OUTPUT.replace("exp(s)\n", "sigmoid(s)\n"))
+
+
+def test_an_inputs_gradient_has_the_part_that_comes_from_the_output() -> None:
+    head = "name: x\ninputs: {a: {shape: [head]}}\nweights: exp(s) / sum(exp(s))"
+    assert "grad(a) = sum_bi(sum_c(dout * o))" in whole(f"{head}\noutput: a * o\n")
+    both = whole(f"{head} + sigmoid(a * s)\noutput: a * o\n")
+    assert "+ sum_c(dout * o))" in both
+    assert "d_a" in both
