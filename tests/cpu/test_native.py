@@ -19,7 +19,6 @@ from tests.ops.subject import Case, Subject, check
 SPECS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))}
 # One for each kind of template: a pivot; two accumulators and query-level inputs; an input of pairs; key-level inputs.
 SOME = ("softmax", "affine_scaled", "additive_bias", "forgetting")
-KNOWN = {"lssar": pytest.mark.xfail(reason="as for the other targets: what the formula asks for leaves float32")}
 
 
 def module_of(name: str) -> ModuleType:
@@ -28,7 +27,7 @@ def module_of(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=KNOWN.get(name, ())) for name in SPECS])
+@pytest.mark.parametrize("name", SPECS)
 def test_properties(name: str, request: pytest.FixtureRequest) -> None:
     if name not in SOME and not request.config.getoption("--all-native"):
         pytest.skip("--all-native builds them all")
