@@ -60,3 +60,9 @@ def test_without_a_zero_the_search_ends_at_a_bound() -> None:
 @pytest.mark.parametrize(("bend", "factor"), [(0.0, 1.0), (0.5, 2.0), (2.0, 4.0), (-9.0, 0.25)])
 def test_halleys_step_is_newtons_at_most_four_times_longer_or_shorter(bend: float, factor: float) -> None:
     assert halley(0.5, bend) == pytest.approx(0.5 * factor)
+
+
+def test_steps_that_are_too_short_give_way_to_halving() -> None:
+    found, trials = searched(0.0, 1.0, -1, lambda x: (x - 0.75, 100.0, 0.0))
+    assert found == pytest.approx(0.75, abs=1e-12)
+    assert len(trials) < 120
