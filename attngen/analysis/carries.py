@@ -78,7 +78,19 @@ class Carries:
 
     def settled(self, expr: Sym) -> Sym:
         """`expr` with statistics replaced by what is known of them after their pass, and twins attached."""
-        return self._bounded(sy.attach(expr).xreplace(self.known))
+        return self._bounded(self._opened(sy.attach(expr)).xreplace(self.known))
+
+    def _opened(self, expr: Sym) -> Sym:
+        """sigmoid(r) of a statistic as exp(min(r, 0)) sigmoid(|r|): what may be small shows its exponential."""
+
+        def of_statistic(node: Sym) -> bool:
+            return node.func is fn.sigmoid and self.scope.is_row(node) and self.scope.uses_statistics(node)
+
+        def opened(node: Sym) -> Sym:
+            (r,) = node.args
+            return sy.exp(-fn.maximum(-r, fn.ZERO)) * fn.sigmoid(fn.absolute(r))
+
+        return expr.replace(of_statistic, opened)
 
     def _bounded(self, expr: Sym) -> Sym:
         """Mark exp(s - lse) and its powers as bounded: nothing can overflow in a formula of probabilities."""
@@ -107,7 +119,8 @@ class Carries:
 
     def fresh(self, expr: Sym) -> Sym:
         """`expr` in terms of the carries themselves, more exact than by logarithms, for the end of the last pass."""
-        return sy.attach(expr).xreplace({c.statistic.symbol: c.total for c in self.carries if c.statistic})
+        totals = {c.statistic.symbol: c.total for c in self.carries if c.statistic}
+        return self._opened(sy.attach(expr)).xreplace(totals)
 
     def group_of(self, form: Scaled, pass_index: int) -> tuple[PivotGroup | None, Sym]:
         """The known pivot of this pass that `form` can be carried relative to, and the power of its factor."""

@@ -5,7 +5,7 @@ per language, here or as a device function of the templates; a formula is spelle
 they are given.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -115,7 +115,7 @@ def _times_log2e(expr: Expr, sign: int) -> Expr:
     return _total([*apart, (1, ir.apply("mul", LOG2E, _total(names)))] if names else apart)
 
 
-def _total(signed: list[tuple[int, Expr]]) -> Expr:
+def _total(signed: Sequence[tuple[int, Expr]]) -> Expr:
     """The sum of terms with their signs, a positive one first."""
     (sign, total), *rest = sorted(signed, key=lambda term: -term[0])
     total = total if sign > 0 else ir.apply("neg", total)
