@@ -1117,13 +1117,15 @@ void parallel(int64_t tasks, const Task& task) {
   });
 }
 
-// A vector of an input's elements, which stand `stride` apart.
+// An input's elements, which stand `stride` apart, up to a whole vector: some functions take another way for all lanes
+// when one of them is large, so that lanes beyond the last must not be what memory happens to hold.
 inline void gather(const float* from, int64_t stride, int64_t count, float* to) {
   if (stride == 1) {
     std::memcpy(to, from, count * sizeof(float));
   } else {
     for (int64_t n = 0; n < count; n++) to[n] = from[n * stride];
   }
+  std::fill(to + count, to + whole_vectors(count), 0.f);
 }
 
 // Which lanes of keys a query sees, in a tile that begins with `first_key`.
@@ -1320,6 +1322,7 @@ class Forward {
 
   void start(const Block& block, State& state) const {
     Rows& rows = state.rows;
+    rows = Rows{};  // lanes beyond the last query are zero
     rows.count = block.count();
     for (int64_t r = 0; r < rows.count; r++) {
       const int64_t row = block.first_row + r % block.rows;
@@ -1372,7 +1375,7 @@ class Forward {
       if (!packed_) pack(batch, kv_head, first_key, s.k_across, s.v_interleaved);
       const T* k_across = packed_ ? k_across_.at(place * call.dim * ld) : s.k_across;
       product(rows.count, wide, call.dim, s.q, call.dim, k_across, ld, s.scores, ld, false);
-      for (int64_t lane = 0; lane < keys.count; lane++) keys.j[lane] = static_cast<float>(first_key + lane);
+      for (int64_t lane = 0; lane < whole_vectors(keys.count); lane++) keys.j[lane] = static_cast<float>(first_key + lane);
 
       const bool edge = count != wide || !block.sees_all(call, first_key, first_key + count);
       if (edge) tile_of_pass1<true>(call, block, first_key, state, s);
@@ -1521,6 +1524,7 @@ class Backward {
     const int64_t plane = task / row_blocks_, batch = plane / call.heads, head = plane % call.heads;
     const int64_t first_row = task % row_blocks_ * call.block_m;
     Rows& rows = *rows_.at(task);
+    rows = Rows{};  // lanes beyond the last query are zero
     rows.count = std::min(call.block_m, call.n_q - first_row);
     const T *q = call.query.at<T>(batch, head, first_row), *d_out = call.d_out.at<T>(batch, head, first_row);
     pack_across(q, call.query.row, rows.count, call.dim, q_across_.at(task * call.dim * call.block_m), call.block_m);
@@ -1621,7 +1625,7 @@ class Backward {
     for (int64_t head = kv_head * call.group; head < (kv_head + 1) * call.group; head++) {
       [[maybe_unused]] KeySums key_sums{};
       keys.count = std::min(call.block_n, call.n_k - first_key);
-      for (int64_t lane = 0; lane < keys.count; lane++) keys.j[lane] = static_cast<float>(first_key + lane);
+      for (int64_t lane = 0; lane < whole_vectors(keys.count); lane++) keys.j[lane] = static_cast<float>(first_key + lane);
 
       for (int64_t number = first_seeing / call.block_m; number * call.block_m < end_seeing; number++) {
         const int64_t first_row = number * call.block_m, block = (batch * call.heads + head) * row_blocks_ + number;

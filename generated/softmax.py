@@ -1090,13 +1090,15 @@ void parallel(int64_t tasks, const Task& task) {
   });
 }
 
-// A vector of an input's elements, which stand `stride` apart.
+// An input's elements, which stand `stride` apart, up to a whole vector: some functions take another way for all lanes
+// when one of them is large, so that lanes beyond the last must not be what memory happens to hold.
 inline void gather(const float* from, int64_t stride, int64_t count, float* to) {
   if (stride == 1) {
     std::memcpy(to, from, count * sizeof(float));
   } else {
     for (int64_t n = 0; n < count; n++) to[n] = from[n * stride];
   }
+  std::fill(to + count, to + whole_vectors(count), 0.f);
 }
 
 // Which lanes of keys a query sees, in a tile that begins with `first_key`.
@@ -1326,6 +1328,7 @@ class Forward {
 
   void start(const Block& block, State& state) const {
     Rows& rows = state.rows;
+    rows = Rows{};  // lanes beyond the last query are zero
     rows.count = block.count();
     for (int64_t r = 0; r < rows.count; r++) {
       const int64_t row = block.first_row + r % block.rows;
@@ -1510,6 +1513,7 @@ class Backward {
     const int64_t plane = task / row_blocks_, batch = plane / call.heads, head = plane % call.heads;
     const int64_t first_row = task % row_blocks_ * call.block_m;
     Rows& rows = *rows_.at(task);
+    rows = Rows{};  // lanes beyond the last query are zero
     rows.count = std::min(call.block_m, call.n_q - first_row);
     const T *q = call.query.at<T>(batch, head, first_row), *d_out = call.d_out.at<T>(batch, head, first_row);
     pack_across(q, call.query.row, rows.count, call.dim, q_across_.at(task * call.dim * call.block_m), call.block_m);
