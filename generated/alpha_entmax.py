@@ -23,9 +23,9 @@ Forward, 3 passes over the keys:
     pass 2, for each trial of tau: trial2 = sum(-where(qk * scale * max(alpha - 1, 0.01) - tau > 0, relu(qk * scale
         * max(alpha - 1, 0.01) - tau) ** (1 / max(alpha - 1, 0.01)) / (max(alpha - 1, 0.01) * relu(qk * scale *
         max(alpha - 1, 0.01) - tau)), 0))
-    pass 2, for each trial of tau: trial3 = sum((1 / max(alpha - 1, 0.01) ** 2 - 1 / max(alpha - 1, 0.01)) * relu(qk
-        * scale * max(alpha - 1, 0.01) - tau) ** (1 / max(alpha - 1, 0.01)) * where(qk * scale * max(alpha - 1,
-        0.01) - tau > 0, 1, 0) ** 2 / relu(qk * scale * max(alpha - 1, 0.01) - tau) ** 2)
+    pass 2, for each trial of tau: trial3 = sum(where(qk * scale * max(alpha - 1, 0.01) - tau > 0, (1 / max(alpha -
+        1, 0.01) ** 2 - 1 / max(alpha - 1, 0.01)) * relu(qk * scale * max(alpha - 1, 0.01) - tau) ** (1 / max(alpha
+        - 1, 0.01)) / relu(qk * scale * max(alpha - 1, 0.01) - tau) ** 2, 0))
     pass 2, for each trial of tau: residual trial1 - 1, its derivatives trial2 and trial3
     pass 2, for each trial of tau: the first one is extreme * max(alpha - 1, 0.01) - 1
     pass 3: tau_slope = sum(where(qk * scale * max(alpha - 1, 0.01) - tau > 0, relu(qk * scale * max(alpha - 1,
@@ -169,7 +169,7 @@ def _next_trial(x, low, high, last, direction, open, residual, slope, curvature,
     high = tl.where(open & (residual * direction < 0), x, high)
     newton = -residual / slope
     bend = tl.minimum(tl.maximum(1.0 - residual * curvature / (2.0 * slope * slope), 0.25), 4.0)
-    stepped = x + newton / bend
+    stepped = x + newton / tl.where(bend == bend, bend, 1.0)
     good = (stepped > low) & (stepped < high) & (tl.abs(residual) <= 0.5 * last)
     following = tl.where(good, stepped, low + 0.5 * (high - low))
     closing = tl.where(tl.abs(newton) <= tolerance, tl.minimum(tl.maximum(x + newton, low), high), x)
@@ -291,7 +291,7 @@ def alpha_entmax_forward(
                 trial1_term = tl.exp2(t2 * tl.log2(t5))
                 t7 = t4 > 0.0
                 trial2_term = -tl.where(t7, t2 * trial1_term / t5, 0.0)
-                trial3_term = t9 * trial1_term * _square(tl.where(t7, 1.0, 0.0)) / _square(t5)
+                trial3_term = tl.where(t7, t9 * trial1_term / _square(t5), 0.0)
 
                 if edge:
                     # One unsigned comparison: keys before the first are far beyond the last.
@@ -923,7 +923,7 @@ class _Search(NamedTuple):
         high = torch.where(self.open & (residual * direction < 0), self.x, self.high)
         newton = -residual / slope
         bend = (1 - residual * curvature / (2 * slope * slope)).clamp(0.25, 4.0)
-        stepped = self.x + newton / bend
+        stepped = self.x + newton / torch.where(bend == bend, bend, 1.0)
         good = (stepped > low) & (stepped < high) & (residual.abs() <= 0.5 * self.last)
         following = torch.where(good, stepped, low + 0.5 * (high - low))
         closing = torch.where(newton.abs() <= self.tolerance, torch.clamp(self.x + newton, low, high), self.x)
@@ -1055,7 +1055,7 @@ def _portable_rows(
             trial1_term = torch.pow(t4, t5)
             t7 = t3 > 0.0
             trial2_term = -torch.where(t7, t5 * trial1_term / t4, 0.0)
-            trial3_term = t9 * trial1_term * torch.square(torch.where(t7, 1.0, 0.0).to(dtype)) / torch.square(t4)
+            trial3_term = torch.where(t7, t9 * trial1_term / torch.square(t4), 0.0)
 
             trial1 = trial1 + _shown(visible, trial1_term, 0.0).sum(-1, keepdim=True)
             trial2 = trial2 + _shown(visible, trial2_term, 0.0).sum(-1, keepdim=True)

@@ -135,7 +135,7 @@ def _next_trial(x, low, high, last, direction, open, residual, slope, curvature,
     high = tl.where(open & (residual * direction < 0), x, high)
     newton = -residual / slope
     bend = tl.minimum(tl.maximum(1.0 - residual * curvature / (2.0 * slope * slope), 0.25), 4.0)
-    stepped = x + newton / bend
+    stepped = x + newton / tl.where(bend == bend, bend, 1.0)
     good = (stepped > low) & (stepped < high) & (tl.abs(residual) <= 0.5 * last)
     following = tl.where(good, stepped, low + 0.5 * (high - low))
     closing = tl.where(tl.abs(newton) <= tolerance, tl.minimum(tl.maximum(x + newton, low), high), x)
@@ -811,7 +811,7 @@ class _Search(NamedTuple):
         high = torch.where(self.open & (residual * direction < 0), self.x, self.high)
         newton = -residual / slope
         bend = (1 - residual * curvature / (2 * slope * slope)).clamp(0.25, 4.0)
-        stepped = self.x + newton / bend
+        stepped = self.x + newton / torch.where(bend == bend, bend, 1.0)
         good = (stepped > low) & (stepped < high) & (residual.abs() <= 0.5 * self.last)
         following = torch.where(good, stepped, low + 0.5 * (high - low))
         closing = torch.where(newton.abs() <= self.tolerance, torch.clamp(self.x + newton, low, high), self.x)

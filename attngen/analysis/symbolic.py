@@ -345,10 +345,12 @@ def derivative(expr: Sym, variable: Sym) -> Sym:
 
 
 def _absorbed(expr: Sym) -> Sym:
-    """relu(x) where x > 0, else zero, is relu(x)."""
+    """relu(x) where x > 0, else zero, is relu(x); a step is its own square."""
     if not expr.args:
         return expr
     expr = expr.func(*map(_absorbed, expr.args))
+    if expr.is_Pow and expr.exp.is_positive and expr.base.func is where and expr.base.args[1:] == (sp.S.One, ZERO):
+        return expr.base
     if not expr.is_Mul:
         return expr
     bases = {
