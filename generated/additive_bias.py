@@ -37,6 +37,7 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -2216,7 +2217,12 @@ def _without_autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type if torch.amp.is_autocast_available(device.type) else "cpu", enabled=False)
 
 
-_DISPATCH = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+def _dispatch_state() -> tuple[Any, Any]:
+    return torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+
+
+with ThreadPoolExecutor(1) as _fresh_thread:  # this one may be tracing while the module is imported
+    _DISPATCH = _fresh_thread.submit(_dispatch_state).result()
 
 
 def _differentiating() -> Any:
