@@ -172,7 +172,7 @@ def _aux_row(carry: Carry | None, statistic: RowStatistic, pivot: Pivot | None) 
         suffix = f" * {notation.text(ir.apply('exp', ir.apply('neg', exponent)))}"
         if pivot.kind == "power":
             suffix = f" / {notation.text(ir.apply('pow', name, power))}"
-    of_nothing = "undefined"  # a root's bounds may be what reductions of nothing are
+    of_nothing = "0"  # its bounds count as zero where there is nothing to reduce
     if carry is not None:
         of_nothing = {"sum": "-inf" if statistic.logarithmic else "0", "amax": "-inf", "amin": "inf"}[carry.kind]
     shown, prefix = statistic.label or statistic.name, "log " if statistic.logarithmic else ""

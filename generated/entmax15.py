@@ -148,7 +148,7 @@ def _next_trial(x, low, high, last, direction, open, residual, slope, curvature,
     following = tl.where(good, stepped, low + 0.5 * (high - low))
     closing = tl.where(tl.abs(newton) <= tolerance, tl.minimum(tl.maximum(x + newton, low), high), x)
     last = tl.where(open, tl.abs(residual), last)
-    still_open = open & (tl.abs(newton) > tolerance) & (high - low > tolerance)
+    still_open = open & ((tl.abs(newton) > tolerance) | (newton != newton)) & (high - low > tolerance)
     x = tl.where(still_open, following, tl.where(open, closing, x))
     return x, low, high, last, direction, still_open
 
@@ -841,7 +841,7 @@ class _Search(NamedTuple):
         good = (stepped > low) & (stepped < high) & (residual.abs() <= 0.5 * self.last)
         following = torch.where(good, stepped, low + 0.5 * (high - low))
         closing = torch.where(newton.abs() <= self.tolerance, torch.clamp(self.x + newton, low, high), self.x)
-        still = self.open & (newton.abs() > self.tolerance) & (high - low > self.tolerance)
+        still = self.open & ~(newton.abs() <= self.tolerance) & (high - low > self.tolerance)
         x = torch.where(still, following, torch.where(self.open, closing, self.x))
         return _Search(x, low, high, residual.abs(), direction, still, self.tolerance)
 
@@ -974,11 +974,12 @@ def _portable_rows(
 
         if walks == 23 or not bool(search.open.any()):
             break
-        search = search.next((residual).detach(), (trial2).detach(), row + trial3)
+        search = search.next((row + residual).detach(), (row + trial2).detach(), row + trial3)
     # One more step, by which torch can differentiate what was found.
-    slope = trial2
+    slope = row + trial2
     last_step = torch.where(slope == 0, 0.0, (residual) / torch.where(slope == 0, 1.0, slope).detach())
-    tau = torch.clamp(tau - last_step, tau_low, tau_high)
+    tau = tau - last_step
+    tau = tau + (torch.clamp(tau, tau_low, tau_high) - tau).detach()
 
     # Pass 3 over the keys
     t1 = 0.5 * scale
@@ -1611,8 +1612,8 @@ class Aux(NamedTuple):
     """Statistics of the rows, each (B, Hq, Nq) in float32; float64 if query is. They have gradients.
 
     extreme: amax(qk * scale); -inf for rows that see no key
-    tau: such that sum(relu(0.5 * qk * scale - tau) ** 2) - 1 == 0, between 0.5 * extreme - 1 and 0.5 * extreme;
-        undefined for rows that see no key
+    tau: such that sum(relu(0.5 * qk * scale - tau) ** 2) - 1 == 0, between 0.5 * extreme - 1 and 0.5 * extreme; 0 for
+        rows that see no key
     """
 
     extreme: Tensor

@@ -28,7 +28,8 @@ class Contraction:
 
 
 def is_contraction(node: fx.Node) -> bool:
-    return name_of(node) in CONTRACTIONS
+    """Products that give a tensor of their own; into one that is there already they are changes like any other."""
+    return name_of(node) in CONTRACTIONS and "out" not in node.kwargs
 
 
 def operands(node: fx.Node) -> tuple[fx.Node, ...]:

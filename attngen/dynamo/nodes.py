@@ -51,7 +51,19 @@ def mutates(node: fx.Node) -> bool:
     name = name_of(node)
     named = name.endswith("_") and not name.endswith("__") and name not in ("and_", "or_", "not_", "is_")
     in_place = named or name in IN_PLACE_OPERATORS
-    return in_place or bool(node.kwargs.get("inplace")) or "out" in node.kwargs
+    return in_place or bool(node.kwargs.get("inplace")) or "out" in node.kwargs or _is_mutable(node.target)
+
+
+def _is_mutable(target: object) -> bool:
+    """Whether an op says so itself, as those that users define do; of several overloads, any."""
+    if isinstance(target, torch._ops.OpOverload):
+        return bool(target._schema.is_mutable)
+    if isinstance(target, torch._ops.OpOverloadPacket):
+        names: list[str] = target.overloads()  # type: ignore[no-untyped-call]
+        return any(getattr(target, name)._schema.is_mutable for name in names if name != "out")
+    if isinstance(target, torch._library.custom_ops.CustomOpDef):
+        return bool(target._opoverload._schema.is_mutable)
+    return False
 
 
 def place_of(node: fx.Node) -> str:

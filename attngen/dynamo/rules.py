@@ -34,9 +34,10 @@ def _div(a: Expr, b: Expr, rounding_mode: Any = None) -> Expr:
 
 
 def _clamp(x: Expr, low: Expr | None = None, high: Expr | None = None, **named: Expr | None) -> Expr:
+    """On a bound the slope is one, as torch has it; a maximum would share it with the bound."""
     low, high = named.get("min", low), named.get("max", high)
-    x = x if low is None else op("max", x, low)
-    return x if high is None else op("min", x, high)
+    x = x if low is None else op("where", op("lt", x, low), low, x)
+    return x if high is None else op("where", op("gt", x, high), high, x)
 
 
 def _softplus(x: Expr, beta: Expr = ONE, threshold: Expr = ONE) -> Expr:
@@ -78,8 +79,8 @@ POINTWISE: dict[str, Rule] = {
     "rsub": _rsub,
     "div": _div,
     "clamp": _clamp,
-    "clamp_min": lambda x, low: op("max", x, low),
-    "clamp_max": lambda x, high: op("min", x, high),
+    "clamp_min": _clamp,
+    "clamp_max": lambda x, high: _clamp(x, None, high),
     "softplus": _softplus,
     "where": _where,
     "masked_fill": _masked_fill,

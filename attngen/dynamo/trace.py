@@ -21,7 +21,7 @@ _KEPT = {
     "clamp_max", "sinh", "cosh", "var", "std",
 }  # fmt: skip
 _MORE = (
-    "gelu", "leaky_relu", "elu", "celu", "selu", "hardtanh", "hardsigmoid", "hardswish", "mish", "softshrink",
+    "gelu", "leaky_relu", "elu", "celu", "selu", "mish", "softshrink",
     "hardshrink", "threshold", "logit",
 )  # fmt: skip
 _SIZED = {"view", "reshape", "expand", "unflatten", "flatten", "transpose", "permute", "unsqueeze", "squeeze", "repeat"}

@@ -68,7 +68,7 @@ class _Assembly:
             forward_formulas=gl.forward_formulas(plan),
             backward_formulas=gl.backward_formulas(plan),
             functions=_device_functions((forward, query, key, pairs)),
-            portable_functions=_device_functions(portable),
+            portable_functions=_device_functions((portable, output_gradient(plan))),
             log1p_polynomial=LOG1P_POLYNOMIAL,
             dp=self.backward.dp,
             delta=self.backward.delta,

@@ -27,7 +27,7 @@ def zero_between(low: float, high: float, direction: int, trial: Trial) -> float
         newton = -residual / slope if slope else math.copysign(math.inf, -residual)
         if not (abs(newton) > tolerance and high - low > tolerance):
             break
-        step = x + halley(newton, residual * curvature / (2 * slope * slope) if slope else math.nan)
+        step = x + halley(newton, residual / slope * (curvature / slope) / 2 if slope else math.nan)
         halved = abs(residual) <= 0.5 * last
         x = step if low < step < high and halved else low + 0.5 * (high - low)
         last = abs(residual)

@@ -4,6 +4,7 @@ import copy
 import importlib
 import inspect
 import pickle
+import re
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -295,11 +296,12 @@ def test_what_the_docstring_says_of_rows_that_see_no_key(name: str) -> None:
     named = [p.name for p in inspect.signature(op).parameters.values() if p.name in declared(name)]
     inputs = {n: torch.rand([sizes[a] for a in axes]) + 1 for n, axes in zip(named, module.INPUT_AXES, strict=True)}
     _, aux = op(*tensors(torch.float32, n_k=3), **inputs, is_causal=True, alignment="lower_right", return_aux=True)
+    text = " ".join((module.Aux.__doc__ or "").split())
     for field, rows in aux._asdict().items():
-        line = next(x.strip() for x in module.Aux.__doc__.splitlines() if x.strip().startswith(f"{field}: "))
-        said = line.removesuffix(" for rows that see no key").rsplit("; ", 1)[1]
-        assert (rows[:, :, :2] == float(said)).all(), line
-        assert rows[:, :, 2:].isfinite().all(), line
+        found = re.search(rf" {field}: .*?; (\S+) for rows that see no key", text)
+        assert found is not None, text
+        assert (rows[:, :, :2] == float(found[1])).all(), found[0]
+        assert rows[:, :, 2:].isfinite().all(), found[0]
 
 
 def declared(name: str) -> set[str]:
