@@ -173,7 +173,7 @@ def _is_maximum(expr: Expr) -> bool:
     match expr:
         case Reduce("amax", _):
             return True
-        case Apply("max", (a, b)):
+        case Apply("max", (a, b)) | Apply("where", (_, a, b)):
             return _is_maximum(a) or _is_maximum(b)
         case Apply("detach", (x,)):
             return _is_maximum(x)
