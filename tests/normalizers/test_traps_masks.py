@@ -169,11 +169,12 @@ def test_softpick_leaves_masked_keys_out_of_the_denominator(load: Load) -> None:
 
 def test_softpick_of_scores_far_below_zero(load: Load) -> None:
     """exp(-m) overflows where the maximum m starts below zero; no key has a weight then, and none a gradient of NaN."""
-    scores = torch.full((ROWS, ROWS), -100.0)
+    scores = torch.full((ROWS, ROWS), -100.0, requires_grad=True)
     m = scores.amax(-1, keepdim=True)
     naive = torch.relu(torch.exp(scores - m) - torch.exp(-m))
     naive = naive / ((torch.exp(scores - m) - torch.exp(-m)).abs().sum(-1, keepdim=True) + 1e-6)
-    assert bad(naive)
+    assert bad(torch.autograd.grad(naive.sum(), scores)[0])
+    scores = scores.detach()
     found, gradient = weights_and_gradient(load("softpick"), scores, torch.ones_like(scores))
     assert torch.equal(found, torch.zeros_like(found))
     assert not bad(gradient)
