@@ -231,14 +231,15 @@ def _costs(normalizer: ir.Normalizer, analysis: Analysis) -> Costs:
 def _adjoint_ways(analysis: Analysis) -> tuple[tuple[AdjointWay, int], ...]:
     """The ways to the sums of the backward's own, those that are taken first if they cost the same before others.
 
-    Accumulators more in the forward would cost a product for each sum that uses dP, and memory: they never cost least.
+    An accumulator more in the forward could serve a sum that uses dP, for a product and memory: they never cost least.
     """
     backward = analysis.backward
     if not backward.prepass:
         return ()
     deferred: tuple[tuple[AdjointWay, int], ...] = (("deferred", 1),) if backward.deferred else ()
-    by_output = sum(backward.dp in ir.names(row_sum.body) for row_sum in backward.prepass)
-    return *deferred, ("walk", 2), ("saved", max(by_output, 1))
+    servable = all(backward.dp in ir.names(row_sum.body) for row_sum in backward.prepass)
+    saved: tuple[tuple[AdjointWay, int], ...] = (("saved", len(backward.prepass)),) if servable else ()
+    return *deferred, ("walk", 2), *saved
 
 
 def _needs_product(accumulator: Accumulator, normalizer: ir.Normalizer) -> bool:

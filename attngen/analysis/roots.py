@@ -56,7 +56,7 @@ def gradient_summand(implicit: Implicit, root: Sym, total: Callable[[Sym], Sym])
 
 def _reciprocal(slope: Sym) -> Sym:
     """A residual that is flat where it ends says nothing of how the root moves: then it doesn't."""
-    return fn.where(fn.eq(slope, ZERO), ZERO, 1 / slope)
+    return 1 / slope if slope.is_nonzero else fn.where(fn.eq(slope, ZERO), ZERO, 1 / slope)
 
 
 def _is_variable(expr: Sym) -> bool:

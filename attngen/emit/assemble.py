@@ -55,6 +55,7 @@ class _Assembly:
     def module(self, digest: str) -> ct.ModuleContext:
         plan, normalizer = self.plan, self.normalizer
         forward, query, key, portable = self.forward(), self.query(), self.key(), self.portable()
+        back = output_gradient(plan)
         pairs = tuple(self.pair(g) for g in plan.pair_gradients)
         return ct.ModuleContext(
             name=normalizer.name,
@@ -68,7 +69,7 @@ class _Assembly:
             forward_formulas=gl.forward_formulas(plan),
             backward_formulas=gl.backward_formulas(plan),
             functions=_device_functions((forward, query, key, pairs)),
-            portable_functions=_device_functions((portable, output_gradient(plan))),
+            portable_functions=_device_functions((portable, back)),
             log1p_polynomial=LOG1P_POLYNOMIAL,
             dp=self.backward.dp,
             delta=self.backward.delta,
@@ -90,7 +91,7 @@ class _Assembly:
             inputs=tuple(self.input_text(i) for i in normalizer.inputs),
             input_axes=tuple(i.axes for i in normalizer.inputs),
             gradient_places=tuple((self.positions[g.name], g.level) for g in self.gradient_order()),
-            output_gradient=output_gradient(plan),
+            output_gradient=back,
             root_trials=ROOT_TRIALS,
             uses_math=any(
                 p.root or p.pivots or any(c.kind != "sum" for c in p.carries) for p in plan.analysis.forward.passes

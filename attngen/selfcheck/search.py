@@ -25,7 +25,7 @@ def zero_between(low: float, high: float, direction: int, trial: Trial) -> float
         else:
             high = x
         newton = -residual / slope if slope else math.copysign(math.inf, -residual)
-        if not (abs(newton) > tolerance and high - low > tolerance):
+        if abs(newton) <= tolerance or high - low <= tolerance:  # a step that is no number settles nothing
             break
         step = x + halley(newton, residual / slope * (curvature / slope) / 2 if slope else math.nan)
         halved = abs(residual) <= 0.5 * last

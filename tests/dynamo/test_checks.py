@@ -134,3 +134,43 @@ def test_inference(mode: Callable[[], AbstractContextManager[None]]) -> None:
 def test_dynamic_sizes(name: str) -> None:
     report = compiled_like_eager(SOFTMAX[name], *tensors(), inner="eager", dynamic=True)
     assert len(report.replaced) == 1, report
+
+
+def test_a_product_into_a_tensor_that_is_there_is_a_change_of_it() -> None:
+    def model(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = torch.zeros_like(v)
+        torch.matmul(scores(q, k).softmax(-1), v, out=out)
+        return out
+
+    with torch.no_grad():  # there are no gradients through `out`
+        given = tensors()
+        compiled = torch.compile(model, backend=partial(compile_reporting, CompileReport(), inner="eager"))
+        torch.testing.assert_close(compiled(*given), model(*given))
+
+
+@torch.library.custom_op("attngen_tests::triple", mutates_args=("x",))
+def triple(x: Tensor) -> None:
+    x.mul_(3)
+
+
+def test_an_op_that_says_so_changes_its_argument() -> None:
+    def model(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        k = k * 1
+        s = scores(q, k)
+        triple(k)
+        return s.softmax(-1) @ v
+
+    with torch.no_grad():
+        given = tensors()
+        compiled = torch.compile(model, backend=partial(compile_reporting, CompileReport(), inner="eager"))
+        torch.testing.assert_close(compiled(*given), model(*given))
+
+
+def test_a_clamp_passes_the_gradient_on_its_bound() -> None:
+    """Random scores never lie on one; those of a query of zeros all do."""
+
+    def model(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return scores(q, k).clamp(min=0) @ v
+
+    q, k, v = tensors()
+    assert len(compiled_like_eager(model, torch.zeros_like(q), k, v).replaced) == 1

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from attngen.catalog import shipped
 from tests.normalizers.given_scores import bad, error, kernels, random
 from tests.ops.subject import Load
 
-SHIPPED = {path.stem for path in shipped()}
 N, D = 19, 16
 SEEN = torch.ones(N, N, dtype=torch.bool).tril()
 LOG_DECAY = torch.tensor([-2.0, -1.0], dtype=torch.float64)
@@ -33,7 +31,7 @@ def _exp_norm(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 RIGHT: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"transnormer": _transnormer, "exp_norm": _exp_norm}
 GIVEN = {"transnormer": {"log_decay": LOG_DECAY}, "exp_norm": {}}
-NAMES = [pytest.param(n, marks=pytest.mark.skipif(n not in SHIPPED, reason="not shipped yet")) for n in RIGHT]
+NAMES = tuple(RIGHT)
 
 
 def tensors(spread: float = 1.0) -> list[Tensor]:
@@ -68,7 +66,6 @@ def test_kernels(name: str, dtype: torch.dtype, bound: float, load: Load) -> Non
             assert error(found, right) < bound
 
 
-@pytest.mark.skipif("exp_norm" not in SHIPPED, reason="not shipped yet")
 @pytest.mark.parametrize("spread", [40.0, -40.0])
 def test_exponentials_beyond_the_range(spread: float, load: Load) -> None:
     """The norm of the sum overflows long before their quotient means nothing."""

@@ -154,3 +154,21 @@ def test_no_pivot_follows_a_branch_of_zero(op: Callable[[str], Callable[..., Ten
     found = with_gradients(op("where(j < 2, exp(s), 0) / sum(where(j < 2, exp(s), 0))")(*inputs), inputs)
     for mine, wanted in zip(found, right, strict=True):
         assert torch.allclose(mine.double(), wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "weights: exp(s)\noutput: log1p(o ** 2) * sign(o)",
+        "weights: exp(s)\noutput: max(o, 0.1)",
+        'let:\n  t: {root: "mean(s) - t", between: [-100, 100]}\nweights: relu(s - t)',
+    ],
+)
+def test_what_is_built_can_be_called(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Functions that only the step behind the sum calls, and a residual whose slope is a number, are there as well."""
+    monkeypatch.setenv("ATTNGEN_CACHE_DIR", str(tmp_path / "cache"))
+    spec = tmp_path / "found.yaml"
+    spec.write_text(f"name: found\n{text}\n")
+    leaves = tensors(torch.float64)
+    gradients = torch.autograd.grad(attngen.load(spec)(*leaves).sum(), leaves)
+    assert all(x.isfinite().all() for x in gradients)
