@@ -14,14 +14,15 @@ from typing import Any, Literal
 
 import triton
 
-Kind = Literal["matrix", "special", "async", "spill", "wait", "other"]
+Kind = Literal["matrix", "special", "async", "spill store", "spill load", "wait", "other"]
 
 # What the opcode of an instruction begins with, NVIDIA's in capitals.
 _KINDS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("matrix", re.compile(r"(UTC)?[A-Z]G?MMA\b|v_s?mfmac?_")),
     ("special", re.compile(r"MUFU\b|v_(exp|log|rcp|rsq|sqrt|sin|cos)_")),
     ("async", re.compile(r"LDGSTS\b|UTMA(LDG|STG|REDG)\b|UBLKCP\b|(global|buffer)_load_lds_")),
-    ("spill", re.compile(r"(LDL|STL)\b|scratch_(load|store)_")),
+    ("spill store", re.compile(r"STL\b|scratch_store_")),
+    ("spill load", re.compile(r"LDL\b|scratch_load_")),
     ("wait", re.compile(r"WARPGROUP\.DEPBAR\b")),
 )
 
@@ -32,6 +33,7 @@ class Instruction:
 
     address: int
     opcode: str
+    operands: str = ""  # NVIDIA only
     jumps_to: int | None = None  # for branches
 
     @property
@@ -99,7 +101,7 @@ def parse_sass(text: str) -> MachineCode:
 def _sass_instruction(match: re.Match[str]) -> Instruction:
     opcode, operands = match[2], match[3]
     target = re.search(r"0x([0-9a-f]+)", operands) if opcode.split(".")[0] == "BRA" else None
-    return Instruction(int(match[1], 16), opcode, int(target[1], 16) if target else None)
+    return Instruction(int(match[1], 16), opcode, operands.strip(), int(target[1], 16) if target else None)
 
 
 def parse_amdgcn(text: str) -> MachineCode:
@@ -113,7 +115,7 @@ def parse_amdgcn(text: str) -> MachineCode:
         else:
             found.append((opcode, operand))
     instructions = tuple(
-        Instruction(place, opcode, labels.get(operand) if opcode.startswith(("s_branch", "s_cbranch")) else None)
+        Instruction(place, opcode, "", labels.get(operand) if opcode.startswith(("s_branch", "s_cbranch")) else None)
         for place, (opcode, operand) in enumerate(found)
     )
     fields = dict(re.findall(r"^\s+\.(\w+):\s+(\d+)$", text, re.M))

@@ -15,9 +15,12 @@ import triton
 from attngen.audit.compile import Case, CompiledKernel, compile_launches
 from attngen.audit.launch import launch_kernels
 from attngen.audit.machine_code import MachineCode, of_kind, read_machine_code
+from attngen.audit.overlap import special_under_products
 from attngen.audit.report import Audit, Resources, Row
 from attngen.audit.targets import TARGETS, Target
 from attngen.ir import Normalizer
+
+TILE = 64 * 128  # scores; what four warps have in hand on Hopper, so that kernels with other tiles compare
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +83,13 @@ def row_of(kernel: CompiledKernel) -> Row:
 def _resources(kernel: CompiledKernel, code: MachineCode) -> Resources:
     target, metadata = kernel.target, kernel.code.metadata
     every, loop = code.instructions, code.main_loop()
-    special = of_kind(loop, "special").total()
+    special, scores = of_kind(loop, "special").total(), _scores_per_thread(kernel, target)
     tensor_memory = getattr(metadata, "tmem_size", None) or 0
     return Resources(
         registers=code.registers,
         stack=code.stack,
-        spills=of_kind(every, "spill").total(),
+        spill_stores=of_kind(every, "spill store").total(),
+        spill_loads=of_kind(every, "spill load").total(),
         shared=metadata.shared,
         shared_limit=target.shared_per_cta,
         ctas=target.ctas_that_fit(code.registers, metadata.num_warps, metadata.shared, tensor_memory),
@@ -96,7 +100,9 @@ def _resources(kernel: CompiledKernel, code: MachineCode) -> Resources:
         waits=of_kind(every, "wait").total(),
         main_loop_instructions=len(loop),
         main_loop_special=special,
-        special_per_score=special / _scores_per_thread(kernel, target),
+        instructions_per_tile=len(loop) * TILE / (4 * target.warp_size) / scores,
+        special_per_score=special / scores,
+        special_under_products=special_under_products(loop) / special if special else 1.0,
     )
 
 

@@ -22,7 +22,8 @@ class Resources:
 
     registers: int  # per thread
     stack: int  # bytes per thread
-    spills: int  # instructions that move registers to the stack and back
+    spill_stores: int  # instructions that move registers to the stack
+    spill_loads: int  # and back
     shared: int  # bytes per CTA
     shared_limit: int
     ctas: int  # per multiprocessor
@@ -33,7 +34,18 @@ class Resources:
     waits: int  # for asynchronous matrix products
     main_loop_instructions: int
     main_loop_special: int
+    instructions_per_tile: float  # of 64 queries x 128 keys in four warps; of the main loop, as what follows
     special_per_score: float
+    special_under_products: float  # the share issued while a product of the same warps is in flight; 1 if there is none
+
+    @property
+    def spills(self) -> int:
+        return self.spill_stores + self.spill_loads
+
+    @property
+    def waits_per_product(self) -> float:
+        """For each HGMMA; 0 where products are not asynchronous."""
+        return self.waits / self.matrix["HGMMA"] if self.matrix.get("HGMMA") else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +79,16 @@ class Row:
         elif need.ctas == 0:
             found.append("does not fit on a multiprocessor")
         if need.spills or need.stack:
-            found.append(f"spills: {need.spills} instructions, {need.stack} bytes of stack per thread")
+            moves = f"{need.spill_stores} stores, {need.spill_loads} loads"
+            found.append(f"spills: {moves}, {need.stack} bytes of stack per thread")
         return tuple(found)
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        products = self.resources.matrix.get("HGMMA", 0) if self.resources else 0
-        if self.resources and products and self.resources.waits >= products:
-            return (f"matrix products look serialized: {self.resources.waits} waits for {products} HGMMA",)
-        return ()
+        need = self.resources
+        if need is None or need.waits_per_product < 1:
+            return ()
+        return (f"matrix products look serialized: {need.waits} waits for {need.matrix['HGMMA']} HGMMA",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +119,18 @@ def to_json(audit: Audit) -> str:
 LEGEND = {
     "tile": "BLOCK_M x BLOCK_N, warps, stages",
     "regs": "registers per thread",
-    "spills": "instructions that spill registers / bytes of stack per thread",
+    "spills": "instructions that store registers on the stack + those that load them / bytes of stack per thread",
     "shared": "shared memory per CTA in KiB",
     "CTAs": "how many CTAs one multiprocessor runs at a time",
     "matrix": "matrix product instructions in the code, and waits for them where they are asynchronous",
+    "instr/tile": "instructions per tile of 64 queries x 128 keys in four warps, in the main loop",
     "special/score": "instructions of the special function unit (exp2, reciprocal, ...) per score, in the main loop",
+    "hidden": "the share of them that is issued while a product of the same warps is in flight",
     "async": "asynchronous copies in the code",
 }
 
 
-def render(audit: Audit, width: int = 140) -> str:
+def render(audit: Audit, width: int = 160) -> str:
     """Tables per target, what the columns mean, then findings and remarks in words."""
     console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
     console.print(f"{audit.name}, Triton {audit.triton}", markup=False)
@@ -155,11 +170,13 @@ def _cells(row: Row) -> list[str]:
     return [
         *call,
         str(need.registers),
-        f"{need.spills}/{need.stack}" if need.spills or need.stack else "0",
+        f"{need.spill_stores}+{need.spill_loads}/{need.stack}" if need.spills or need.stack else "0",
         f"{need.shared / 1024:.1f}",
         str(need.ctas),
         _matrix(Counter(need.matrix), need.waits),
+        f"{need.instructions_per_tile:.0f}",
         f"{need.special_per_score:.2f}",
+        f"{need.special_under_products:.0%}" if need.matrix.get("HGMMA") and need.main_loop_special else "-",
         str(need.async_copies),
         "!" if row.findings else "?" if row.remarks else "",
     ]

@@ -115,7 +115,7 @@ def problems(row: Row) -> Iterator[str]:
     products = need.matrix.get("HGMMA", 0)
     if row.target == "sm_90" and row.dtype != "float32" and not products:
         yield "no wgmma"
-    if products and need.waits > products / 2:
+    if need.waits_per_product > 0.5:
         yield "serialized"
 
 
@@ -129,7 +129,7 @@ def outcome(tile: Tile, rows: Iterable[Row]) -> Outcome:
         registers=max((n.registers for n in needs), default=0),
         shared=max((n.shared for n in needs), default=0),
         ctas=min((n.ctas for n in needs), default=0),
-        waits=max((n.waits / max(1, n.matrix.get("HGMMA", 0)) for n in needs), default=0.0),
+        waits=max((n.waits_per_product for n in needs), default=0.0),
         per_score=max((n.main_loop_instructions for n in needs), default=0) * per_score,
         problems=tuple(f"{row.kernel}: {problem}" for row in rows for problem in problems(row)),
     )

@@ -12,6 +12,7 @@ from attngen.audit.compile import Case, compile_launches
 from attngen.audit.launch import launch_kernels
 from attngen.audit.machine_code import Instruction, of_kind, parse_amdgcn, parse_sass
 from attngen.audit.module import Request, audit_module, row_of
+from attngen.audit.overlap import special_under_products
 from attngen.audit.report import Audit, Resources, Row, render, to_json
 from attngen.audit.targets import TARGETS
 from attngen.ir import Apply, Claims, Input, Name, Normalizer, Reduce
@@ -70,6 +71,14 @@ def test_one_exponential_per_score_is_counted(everywhere: Audit) -> None:
     """Beside it a softmax forward has one per row for the rescaling, hence a little more than one."""
     for row in everywhere.rows:
         assert 1 <= row.resources.special_per_score < 1.2, row.title
+
+
+def test_a_tile_is_the_same_for_every_target(everywhere: Audit) -> None:
+    """64 x 128 scores in four warps are 64 per thread, or 32 where a warp has 64 of them."""
+    for row in everywhere.rows:
+        need, lanes = row.resources, 64 if row.target == "gfx942" else 32
+        scores = row.block_m * row.block_n / (row.num_warps * lanes)
+        assert need.instructions_per_tile == need.main_loop_instructions * 2048 / lanes / scores
 
 
 def test_products_on_hopper_are_pipelined_and_loads_asynchronous(everywhere: Audit) -> None:
@@ -199,7 +208,8 @@ def test_sass_is_read() -> None:
     assert (code.registers, code.stack, len(code.instructions)) == (168, 16, 21)
     assert of_kind(code.instructions, "matrix") == {"HGMMA": 5}
     assert of_kind(code.instructions, "special") == {"EX2": 1, "RCP": 1}
-    assert of_kind(code.instructions, "spill") == {"STL": 1, "LDL": 1}
+    assert of_kind(code.instructions, "spill store") == {"STL": 1}
+    assert of_kind(code.instructions, "spill load") == {"LDL": 1}
     assert of_kind(code.instructions, "async") == {"LDGSTS": 1}
     assert of_kind(code.instructions, "wait") == {"WARPGROUP": 1}
 
@@ -238,7 +248,7 @@ def test_amdgcn_is_read() -> None:
     assert of_kind(code.instructions, "matrix") == {"MFMA": 1}
     assert of_kind(code.instructions, "special") == {"EXP": 1, "RCP": 1}
     assert of_kind(code.main_loop(), "special") == {"EXP": 1}
-    assert of_kind(code.instructions, "spill").total() == 1
+    assert of_kind(code.instructions, "spill store").total() == 1
 
 
 @pytest.mark.parametrize(
@@ -259,6 +269,36 @@ def test_amdgcn_is_read() -> None:
 )
 def test_instructions_are_told_apart(opcode: str, kind: str) -> None:
     assert Instruction(0, opcode).kind == kind
+
+
+# ---------------------------------------------------------------- overlap
+
+
+def loop(order: str) -> tuple[Instruction, ...]:
+    """H: a product; G: the last of a group; M: a reciprocal; 0, 1: a wait until so many groups are in flight."""
+    lines = {
+        "H": "HGMMA.64x64x16.F32.BF16 R24, gdesc[UR8], R24",
+        "G": "HGMMA.64x64x16.F32.BF16 R24, gdesc[UR8], R24, gsb0",
+        "M": "MUFU.RCP R3, R3",
+        "0": "WARPGROUP.DEPBAR.LE gsb0, 0x0",
+        "1": "WARPGROUP.DEPBAR.LE gsb0, 0x1",
+    }
+    code = "".join(f"        /*{16 * n:04x}*/  {lines[letter]} ;\n" for n, letter in enumerate(order))
+    return parse_sass("REG:1 STACK:0\n" + code).instructions
+
+
+@pytest.mark.parametrize(
+    ("order", "hidden"),
+    [
+        ("HG0MMM", 0),
+        ("HMMGM0M", 3),  # between products of an open group, and until the wait
+        ("HGHG1MM0M", 2),  # one of two groups is still in flight
+        ("M0MHG", 1),  # the first runs under what the pass before left in flight
+        ("MM", 0),
+    ],
+)
+def test_special_functions_under_a_product_are_counted(order: str, hidden: int) -> None:
+    assert special_under_products(loop(order)) == hidden
 
 
 # ---------------------------------------------------------------- occupancy
@@ -295,9 +335,10 @@ def test_tensor_memory_limits_too() -> None:
 # ---------------------------------------------------------------- the report
 
 FINE = Resources(
-    registers=128, stack=0, spills=0, shared=65536, shared_limit=232448, ctas=3, instructions=1000,
+    registers=128, stack=0, spill_stores=0, spill_loads=0, shared=65536, shared_limit=232448, ctas=3, instructions=1000,
     matrix={"HGMMA": 16}, special={"EX2": 65}, async_copies=8, waits=2, main_loop_instructions=500,
-    main_loop_special=65, special_per_score=1.01,
+    main_loop_special=65, instructions_per_tile=500,
+    special_per_score=1.01, special_under_products=0.9,
 )  # fmt: skip
 ROW = Row("sm_90", "sample_forward", 64, "bfloat16", "full", 128, 64, 4, 3, FINE)
 
@@ -310,8 +351,8 @@ def with_need(**changes: object) -> Row:
     ("row", "finding"),
     [
         (with_need(shared=232449), "needs 232,449 bytes of shared memory, 232,448 are there"),
-        (with_need(spills=3), "spills: 3 instructions, 0 bytes of stack per thread"),
-        (with_need(stack=8), "spills: 0 instructions, 8 bytes of stack per thread"),
+        (with_need(spill_stores=1, spill_loads=2), "spills: 1 stores, 2 loads, 0 bytes of stack per thread"),
+        (with_need(stack=8), "spills: 0 stores, 0 loads, 8 bytes of stack per thread"),
         (with_need(ctas=0), "does not fit on a multiprocessor"),
         (dataclasses.replace(ROW, resources=None, error="OutOfResources: x"), "fails to compile: OutOfResources: x"),
     ],
@@ -340,12 +381,13 @@ def test_the_table_says_it_all() -> None:
     lines = render(Audit("sample", "3.7.1", (ROW,))).splitlines()
     [line] = [line for line in lines if line.startswith("sample_forward")]
     assert (
-        " ".join(line.split()) == "sample_forward 64 bfloat16 full 128x64 4w 3s 128 0 64.0 3 16 HGMMA, 2 waits 1.01 8"
+        " ".join(line.split())
+        == "sample_forward 64 bfloat16 full 128x64 4w 3s 128 0 64.0 3 16 HGMMA, 2 waits 500 1.01 90% 8"
     )
 
 
 def test_json_is_a_list_of_objects() -> None:
-    spilling = with_need(spills=3)
+    spilling = with_need(spill_stores=1, spill_loads=2)
     first, second = json.loads(to_json(Audit("sample", "3.7.1", (ROW, spilling))))
     assert first["resources"]["matrix"] == {"HGMMA": 16}
     assert first["findings"] == []

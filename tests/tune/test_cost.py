@@ -10,8 +10,10 @@ from attngen.tune.candidates import candidates
 from attngen.tune.cost import Outcome, Question, outcome, problems, ranked, target_of
 
 FINE = Resources(
-    registers=128, stack=0, spills=0, shared=57344, shared_limit=232448, ctas=4, instructions=900, matrix={"HGMMA": 16},
-    special={}, async_copies=4, waits=4, main_loop_instructions=320, main_loop_special=34, special_per_score=1.0,
+    registers=128, stack=0, spill_stores=0, spill_loads=0, shared=57344, shared_limit=232448, ctas=4, instructions=900,
+    matrix={"HGMMA": 16}, special={},
+    async_copies=4, waits=4, main_loop_instructions=320, main_loop_special=34, instructions_per_tile=640,
+    special_per_score=1.0, special_under_products=0.0,
 )  # fmt: skip
 
 
@@ -23,7 +25,8 @@ def row(**changes: object) -> Row:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({}, None), ({"spills": 3}, "3 spills"), ({"stack": 8}, "0 spills"), ({"shared": 300000}, "shared memory"),
+        ({}, None), ({"spill_stores": 2, "spill_loads": 1}, "3 spills"),
+        ({"stack": 8}, "0 spills"), ({"shared": 300000}, "shared memory"),
         ({"ctas": 0}, "no room"), ({"waits": 9}, "serialized"), ({"matrix": {"HMMA": 64}, "waits": 0}, "no wgmma"),
     ],
 )  # fmt: skip
