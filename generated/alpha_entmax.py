@@ -60,9 +60,18 @@ Backward:
     gradient of alpha: d_alpha
 """
 
+import ctypes
 import functools
+import hashlib
 import inspect
 import math
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, NoReturn
 
@@ -1216,6 +1225,1608 @@ def _hidden(rows: tuple[int, int], keys: tuple[int, int], call: Call) -> bool:
     return keys[0] > high + call.right or keys[1] - 1 < low - call.left
 
 
+# --------------------------------------------------------------------------------- the same plan in C++ for CPUs
+
+
+CPP_SOURCE = r"""
+// The native kernels of alpha_entmax: forward and backward for CPUs. Lean headers; linked with libtorch_cpu and libc10.
+#include <ATen/Parallel.h>
+#include <ATen/cpu/vec/functional.h>
+#include <ATen/cpu/vec/vec.h>
+#include <ATen/native/CPUBlas.h>
+#include <c10/core/impl/alloc_cpu.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstring>
+#include <exception>
+#include <limits>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+namespace {
+using Vec = at::vec::Vectorized<float>;
+constexpr int64_t W = Vec::size();
+
+constexpr float INF = std::numeric_limits<float>::infinity();
+
+inline Vec load(const float* from) { return Vec::loadu(from); }
+
+// Neither of a NaN and a number is the larger; what comes of the NaN elsewhere shows it.
+inline Vec larger(const Vec& a, const Vec& b) { return at::vec::clamp_min(b, a); }
+inline Vec smaller(const Vec& a, const Vec& b) { return at::vec::clamp_max(b, a); }
+
+inline Vec select(const Vec& condition, const Vec& yes, const Vec& no) { return Vec::blendv(no, yes, condition); }
+
+inline float first_of(const Vec& x) {
+  float lanes[W];
+  x.store(lanes);
+  return lanes[0];
+}
+inline float sum_of(const Vec& x) {
+  return at::vec::vec_reduce_all<float>([](const Vec& a, const Vec& b) { return a + b; }, x);
+}
+inline float largest_of(const Vec& x) {
+  return at::vec::vec_reduce_all<float>([](const Vec& a, const Vec& b) { return larger(a, b); }, x);
+}
+inline float smallest_of(const Vec& x) {
+  return at::vec::vec_reduce_all<float>([](const Vec& a, const Vec& b) { return smaller(a, b); }, x);
+}
+
+// Horner's scheme, the highest coefficient first.
+template <class... Coefficients>
+inline Vec polynomial(const Vec& x, float highest, Coefficients... others) {
+  Vec p(highest);
+  ((p = at::vec::fmadd(p, x, Vec(others))), ...);
+  return p;
+}
+
+// x 2^n for a whole n, where 2^n itself may be too large or too small.
+inline Vec times_power(const Vec& x, const Vec& n) {
+#if defined(CPU_CAPABILITY_AVX512)
+  return _mm512_scalef_ps(x, n);
+#else
+  const auto power = [](const Vec& m) {  // m + 127 in the bits of the exponent
+    return at::vec::cast<float>(at::vec::convert_to_int_of_same_size((m + Vec(127.f)) * Vec(8388608.f)));
+  };
+  const Vec bounded = at::vec::clamp(n, Vec(-252.f), Vec(254.f)), half = (bounded * Vec(0.5f)).floor();
+  return x * power(half) * power(bounded - half);
+#endif
+}
+
+// 2^x, zero and infinity included. Chebyshev's fit of degree 6 for the fraction, relative error below 2e-8.
+inline Vec exp2(const Vec& x) {
+#if defined(CPU_CAPABILITY_AVX512)
+  const Vec f(_mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)), n = x - f;
+#else
+  const Vec bounded = at::vec::clamp(x, Vec(-200.f), Vec(200.f)), n = bounded.round(), f = bounded - n;
+#endif
+  return times_power(polynomial(f, 1.5370632e-4f, 1.33998087e-3f, 9.61837359e-3f, 5.55032901e-2f, 2.40226477e-1f, 6.93147182e-1f, 1.f), n);
+}
+inline Vec log(const Vec& x) { return x.log(); }
+inline Vec log2(const Vec& x) { return x.log2(); }
+inline Vec relu(const Vec& x) { return at::vec::clamp_min(x, Vec(0.f)); }
+inline Vec maximum(const Vec& a, const Vec& b) { return at::vec::maximum(a, b); }
+
+inline Vec square(const Vec& x) { return x * x; }
+
+// C (m x n) = A (m x k) B (k x n), or C += A B; lda, ldb, ldc are the elements between rows.
+inline void product(
+    int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc,
+    bool add) {
+  if (m && n && k) at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, add, a, b, c, false);
+}
+
+// rows x columns of 32 bits each become columns x wide, zero from the last row on.
+inline void transpose32(const float* from, int64_t ld, int64_t rows, int64_t columns, float* to, int64_t wide) {
+  for (int64_t r = 0; r < wide; r += W)
+    for (int64_t c = 0; c < columns; c += W) {
+      const int64_t height = std::clamp<int64_t>(rows - r, 0, W), width = std::min(columns - c, W);
+      if (height == W && width == W) {
+        at::vec::transpose_mxn<float>(from + r * ld + c, ld, to + c * wide + r, wide, W, W);
+      } else {
+        const float zero = 0.f;
+        for (int64_t y = 0; y < width; y++)
+          for (int64_t x = 0; x < std::min(W, wide - r); x++)
+            std::memcpy(to + (c + y) * wide + r + x, x < height ? from + (r + x) * ld + c + y : &zero, sizeof(float));
+      }
+    }
+}
+
+// A vector as elements of T, and the other way round; where a row ends `count` of them.
+inline void store(float* to, const Vec& x) { x.store(to); }
+inline Vec widened(const float* from, int64_t count) { return Vec::loadu(from, count); }
+inline void narrowed(const Vec& x, float* to, int64_t count) { x.store(to, count); }
+
+// Rows of K, V, Q, dO as the right operand of a product that sums over their channels: channels x wide.
+inline void pack_across(const float* from, int64_t ld, int64_t rows, int64_t channels, float* to, int64_t wide) {
+  transpose32(from, ld, rows, channels, to, wide);
+}
+
+// rows x columns become columns x wide, zero from the last row on.
+inline void transpose(const float* from, int64_t ld, int64_t rows, int64_t columns, float* to, int64_t wide) {
+  transpose32(from, ld, rows, columns, to, wide);
+}
+
+#if defined(__AVX512BF16__)
+using BFloat16 = c10::BFloat16;
+
+// As above, with B interleaved: row 2i and row 2i + 1 alternate. k is even.
+inline void product(
+    int64_t m, int64_t n, int64_t k, const BFloat16* a, int64_t lda, const BFloat16* b, int64_t ldb, float* c,
+    int64_t ldc, bool add) {
+  if (m && n && k) at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, add, a, b, c, true);
+}
+
+inline void store(BFloat16* to, const Vec& x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)));
+}
+inline Vec widened(const BFloat16* from, int64_t count) {
+  const __mmask16 inside = (1u << count) - 1;
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(inside, from)), 16));
+}
+inline void narrowed(const Vec& x, BFloat16* to, int64_t count) {
+  _mm256_mask_storeu_epi16(to, (1u << count) - 1, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)));
+}
+
+// Two neighbouring channels are 32 bits: what interleaves channels transposes these.
+inline void pack_across(
+    const BFloat16* from, int64_t ld, int64_t rows, int64_t channels, BFloat16* to, int64_t wide) {
+  const auto words = [](auto* p) { return reinterpret_cast<float*>(const_cast<BFloat16*>(p)); };
+  transpose32(words(from), ld / 2, rows, channels / 2, words(to), wide);
+}
+
+inline void transpose(const BFloat16* from, int64_t ld, int64_t rows, int64_t columns, BFloat16* to, int64_t wide) {
+  for (int64_t c = 0; c < columns; c++)
+    for (int64_t r = 0; r < wide; r++) to[c * wide + r] = r < rows ? from[r * ld + c] : BFloat16(0.f);
+}
+
+// Rows as the right operand of a product that sums over them: pairs of rows interleaved, a zero row behind an odd one.
+inline void interleave(const BFloat16* from, int64_t ld, int64_t rows, int64_t columns, BFloat16* to, int64_t wide) {
+  for (int64_t r = 0; r < rows; r += 2) {
+    const BFloat16 *upper = from + r * ld, *lower = upper + ld;
+    for (int64_t c = 0; c < columns; c += W) {
+      const __mmask16 inside = columns - c < W ? (1u << (columns - c)) - 1 : 0xffff;
+      const __m512i even = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(inside, upper + c));
+      const __mmask16 second = r + 1 < rows ? inside : 0;
+      const __m512i odd = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(second, lower + c));
+      _mm512_mask_storeu_epi32(to + (r * wide + 2 * c), inside, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
+    }
+  }
+}
+#endif
+
+// How a tensor of four dimensions lies in memory; strides in elements. An axis that an input lacks has stride 0.
+struct View {
+  int64_t address, batch, head, row, column;
+
+  template <class E>
+  E* at(int64_t b, int64_t h, int64_t r = 0, int64_t c = 0) const {
+    return reinterpret_cast<E*>(address) + b * batch + h * head + r * row + c * column;
+  }
+};
+
+// The numbers of one call in the order in which Python lists them.
+struct Call {
+  int64_t batch, heads, group, n_q, n_k, dim, value_dim, left, right, offset, block_m, block_n, head_dim;
+  View query, key, value, out, d_out, dq, dk, dv;
+  View alpha_in;
+  View tau, tau_slope, extreme;
+  View d_alpha_in;
+  float scale;  // no part of the list
+
+  int64_t kv_heads() const { return heads / group; }
+  int64_t first_visible(int64_t row) const { return std::max<int64_t>(row + offset - left, 0); }
+  int64_t end_visible(int64_t row) const { return std::min(row + offset + right + 1, n_k); }
+};
+
+constexpr int64_t LIST_LENGTH = offsetof(Call, scale) / sizeof(int64_t);
+constexpr int64_t MOST_ROWS = 256, MOST_KEYS = 512;  // of a tile
+constexpr int64_t MOST_WIDTH = 256;                  // of a head
+
+inline int64_t blocks_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
+inline int64_t whole_vectors(int64_t count) { return blocks_of(count, W) * W; }
+
+// The search for a root in each query of a block: between `low` and `high`, which close in. `direction` is one if the
+// residual falls between them, minus one if it rises, zero if that isn't known yet; `last` is the |residual| of the trial
+// before; `open` is one while the search goes on.
+struct Search {
+  alignas(64) float low[MOST_ROWS], high[MOST_ROWS], direction[MOST_ROWS], last[MOST_ROWS], open[MOST_ROWS];
+  alignas(64) float residual[MOST_ROWS], slope[MOST_ROWS], curvature[MOST_ROWS];  // of the last trial
+  alignas(64) float tolerance[MOST_ROWS];
+
+  bool goes_on(int64_t count) const { return std::find(open, open + count, 1.f) != open + count; }
+};
+
+// What each query of a block has: its visible keys, inputs, statistics, and what formulas make of them. Lanes beyond the
+// last query see nothing.
+struct Rows {
+  int64_t count;  // queries
+  int64_t first_visible[MOST_ROWS], end_visible[MOST_ROWS];
+  alignas(64) float a1[MOST_ROWS];
+  alignas(64) float a2[MOST_ROWS];
+  alignas(64) float a4[MOST_ROWS];
+  alignas(64) float adj[MOST_ROWS];
+  alignas(64) float alpha_in[MOST_ROWS];
+  alignas(64) float d_alpha[MOST_ROWS];
+  alignas(64) float d_alpha_in[MOST_ROWS];
+  alignas(64) float extreme[MOST_ROWS];
+  alignas(64) float h1[MOST_ROWS];
+  alignas(64) float t1[MOST_ROWS];
+  alignas(64) float t11[MOST_ROWS];
+  alignas(64) float t12[MOST_ROWS];
+  alignas(64) float t13[MOST_ROWS];
+  alignas(64) float t15[MOST_ROWS];
+  alignas(64) float t16[MOST_ROWS];
+  alignas(64) float t18[MOST_ROWS];
+  alignas(64) float t2[MOST_ROWS];
+  alignas(64) float t20[MOST_ROWS];
+  alignas(64) float t3[MOST_ROWS];
+  alignas(64) float t4[MOST_ROWS];
+  alignas(64) float t5[MOST_ROWS];
+  alignas(64) float t9[MOST_ROWS];
+  alignas(64) float tau[MOST_ROWS];
+  alignas(64) float tau_slope[MOST_ROWS];
+  alignas(64) float trial1[MOST_ROWS];
+  alignas(64) float trial2[MOST_ROWS];
+  alignas(64) float trial3[MOST_ROWS];
+  Search tau_search;
+};
+
+// What each key of a block has.
+struct Keys {
+  int64_t count;
+};
+
+// Memory for `count` elements, gone with the scope.
+template <class E>
+class Buffer {
+ public:
+  explicit Buffer(int64_t count) : start_(static_cast<E*>(c10::alloc_cpu(std::max<int64_t>(count, 1) * sizeof(E)))) {}
+  ~Buffer() { c10::free_cpu(start_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  E* at(int64_t place) const { return start_ + place; }
+
+ private:
+  E* start_;
+};
+
+// Each thread takes the next task when it has done one. What a task computes doesn't depend on who does it.
+template <class Scratch, class Task>
+void parallel(int64_t tasks, const Task& task) {
+  std::atomic<int64_t> next{0};
+  at::parallel_for(0, std::min<int64_t>(tasks, at::get_num_threads()), 1, [&](int64_t, int64_t) {
+    thread_local std::unique_ptr<Scratch> scratch;  // pages of fresh memory cost more than they hold
+    if (!scratch) scratch.reset(new Scratch);
+    for (int64_t n; (n = next++) < tasks;) task(n, *scratch);
+    at::native::cpublas::brgemm_release(!std::is_same_v<typename Scratch::Element, float>);
+  });
+}
+
+// An input's elements, which stand `stride` apart, up to a whole vector: some functions take another way for all lanes
+// when one of them is large, so that lanes beyond the last must not be what memory happens to hold.
+inline void gather(const float* from, int64_t stride, int64_t count, float* to) {
+  if (stride == 1) {
+    std::memcpy(to, from, count * sizeof(float));
+  } else {
+    for (int64_t n = 0; n < count; n++) to[n] = from[n * stride];
+  }
+  std::fill(to + count, to + whole_vectors(count), 0.f);
+}
+
+// Which lanes of keys a query sees, in a tile that begins with `first_key`.
+class VisibleKeys {
+ public:
+  VisibleKeys(const Rows& rows, int64_t row, int64_t first_key)
+      : begin_(static_cast<float>(std::clamp<int64_t>(rows.first_visible[row] - first_key, 0, MOST_KEYS))),
+        end_(static_cast<float>(std::clamp<int64_t>(rows.end_visible[row] - first_key, 0, MOST_KEYS))) {}
+  Vec at(int64_t lane) const {
+    const Vec lanes = Vec::arange(static_cast<float>(lane), 1.f);
+    return (lanes >= begin_) & (lanes < end_);
+  }
+
+ private:
+  Vec begin_, end_;
+};
+
+// Which queries see one key: each query's visible keys are counted from the tile's first.
+struct VisibleRows {
+  alignas(64) float begin[MOST_ROWS], end[MOST_ROWS];
+
+  void set(const Rows& rows, int64_t first_key) {
+    for (int64_t r = 0; r < whole_vectors(rows.count); r++) {
+      const int64_t first = rows.first_visible[r] - first_key, last = rows.end_visible[r] - first_key;
+      begin[r] = static_cast<float>(std::clamp<int64_t>(first, 0, MOST_KEYS));
+      end[r] = static_cast<float>(std::clamp<int64_t>(last, 0, MOST_KEYS));
+    }
+  }
+  Vec at(int64_t key, int64_t lane) const {
+    const Vec place(static_cast<float>(key));
+    return (place >= load(begin + lane)) & (place < load(end + lane));
+  }
+};
+
+constexpr int64_t ROOT_TRIALS = 24;  // at most
+
+// The first trial is the lower bound. A query that sees no key has zero, and nothing to search for.
+inline void begin_search(const Rows& rows, Search& s, float direction, float* trial) {
+  for (int64_t r = 0; r < whole_vectors(rows.count); r++) {
+    const bool sees = rows.end_visible[r] > rows.first_visible[r];
+    if (!sees) s.low[r] = s.high[r] = 0.f;
+    trial[r] = s.low[r];
+    s.direction[r] = direction;
+    s.last[r] = INF;
+    s.open[r] = sees ? 1.f : 0.f;
+    s.tolerance[r] = 4.8e-7f * std::max(std::abs(s.low[r]), std::abs(s.high[r]));
+  }
+}
+
+// One step by Halley's method, in the queries whose search goes on. A step out of the bracket, or after one that didn't
+// halve the residual, goes to the bracket's middle.
+inline void next_trial(int64_t count, Search& s, float* trial) {
+  const Vec zero(0.f), one(1.f);
+  for (int64_t lane = 0; lane < count; lane += W) {
+    const Vec x = load(trial + lane), residual = load(s.residual + lane), slope = load(s.slope + lane);
+    const Vec open = load(s.open + lane) == one, size = residual.abs(), tolerance = load(s.tolerance + lane);
+    const Vec falls = (slope < zero) | ((slope == zero) & (residual >= zero)), known = load(s.direction + lane);
+    const Vec direction = select(known == zero, select(falls, one, Vec(-1.f)), known);
+    const Vec low = select(open & (residual * direction >= zero), x, load(s.low + lane));
+    const Vec high = select(open & (residual * direction < zero), x, load(s.high + lane));
+    const Vec newton = residual.neg() / slope;
+    const Vec bend = at::vec::clamp(one - residual * load(s.curvature + lane) / (Vec(2.f) * slope * slope), Vec(0.25f), Vec(4.f));
+    const Vec stepped = x + newton / select(bend == bend, bend, one);
+    const Vec good = (stepped > low) & (stepped < high) & (size <= Vec(0.5f) * load(s.last + lane));
+    const Vec following = select(good, stepped, low + Vec(0.5f) * (high - low));
+    const Vec closes = newton.abs() <= tolerance;
+    const Vec closing = select(closes, at::vec::clamp(x + newton, low, high), x);
+    const Vec goes_on = select(closes, zero, select(open & (high - low > tolerance), one, zero));
+    select(goes_on == one, following, select(open, closing, x)).store(trial + lane);
+    low.store(s.low + lane);
+    high.store(s.high + lane);
+    direction.store(s.direction + lane);
+    select(open, size, load(s.last + lane)).store(s.last + lane);
+    goes_on.store(s.open + lane);
+  }
+}
+
+// Queries of one head or, where they are few, all queries of the heads that share a key head.
+struct Block {
+  int64_t batch, first_head, heads, first_row, rows;
+
+  int64_t count() const { return heads * rows; }
+  int64_t last_row() const { return first_row + rows - 1; }
+  bool sees_all(const Call& call, int64_t first_key, int64_t end_key) const {
+    return call.first_visible(last_row()) <= first_key && call.end_visible(first_row) >= end_key;
+  }
+};
+
+// What is carried from one block of keys to the next.
+struct State {
+  Rows rows;
+  alignas(64) float acc[MOST_ROWS * MOST_WIDTH + W];
+};
+
+template <class T>
+struct ForwardScratch {
+  using Element = T;
+  State state;
+  Keys keys;
+  alignas(64) T q[MOST_ROWS * MOST_WIDTH], k_across[MOST_WIDTH * MOST_KEYS], v_interleaved[MOST_KEYS * MOST_WIDTH];
+  alignas(64) float scores[MOST_ROWS * MOST_KEYS];
+
+  // In float32 the weights take the place of their scores.
+  alignas(64) T acc_narrow[std::is_same_v<T, float> ? 1 : MOST_ROWS * MOST_KEYS];
+  T* acc_weights() {
+    if constexpr (std::is_same_v<T, float>) return scores;
+    else return acc_narrow;
+  }
+};
+
+// Pass 1, one tile: scores to sums.
+template <bool EDGE, class T>
+void tile_of_pass1(const Call& call, const Block& block, int64_t first_key, State& state, ForwardScratch<T>& s) {
+  [[maybe_unused]] Rows& rows = state.rows;
+  [[maybe_unused]] const Keys& keys = s.keys;
+  const int64_t wide = whole_vectors(keys.count), ld = call.block_n;
+  const Vec scale(call.scale);
+
+  for (int64_t r = 0; r < block.count(); r++) {
+    const float* scores = s.scores + r * ld;
+    [[maybe_unused]] const VisibleKeys visible(rows, r, first_key);
+
+    Vec extreme_seen(-INF);
+    for (int64_t lane = 0; lane < wide; lane += W) {
+      [[maybe_unused]] const Vec seen = EDGE ? visible.at(lane) : Vec(0.f);
+      const Vec qk = load(scores + lane);
+
+      const Vec extreme_term = scale * qk;
+
+      const Vec extreme_here = extreme_term;
+      extreme_seen = larger(extreme_seen, EDGE ? select(seen, extreme_here, Vec(-INF)) : extreme_here);
+    }
+    rows.extreme[r] = std::max(rows.extreme[r], largest_of(extreme_seen));
+  }
+}
+
+// What two parts of the keys have carried becomes one; what is relative to the smaller pivot is rescaled.
+inline void merge_pass1([[maybe_unused]] const Call& call, State& state, const State& part) {
+  Rows& rows = state.rows;
+  const Vec scale(call.scale);
+
+  for (int64_t lane = 0; lane < rows.count; lane += W) {
+    const Vec extreme = load(rows.extreme + lane), extreme_part = load(part.rows.extreme + lane);
+    larger(extreme, extreme_part).store(rows.extreme + lane);
+  }
+}
+
+// Pass 1 is over: its statistics.
+inline void finish_pass1([[maybe_unused]] const Call& call, Rows& rows) {
+}
+
+// Pass 2, one tile: scores to sums.
+template <bool EDGE, class T>
+void tile_of_pass2(const Call& call, const Block& block, int64_t first_key, State& state, ForwardScratch<T>& s) {
+  [[maybe_unused]] Rows& rows = state.rows;
+  [[maybe_unused]] const Keys& keys = s.keys;
+  const int64_t wide = whole_vectors(keys.count), ld = call.block_n;
+
+  for (int64_t r = 0; r < block.count(); r++) {
+    const float* scores = s.scores + r * ld;
+    [[maybe_unused]] const VisibleKeys visible(rows, r, first_key);
+
+    const Vec t2(rows.t2[r]);
+    const Vec t3(rows.t3[r]);
+    const Vec t9(rows.t9[r]);
+    const Vec tau(rows.tau[r]);
+
+    Vec trial1_seen(0.f);
+    Vec trial2_seen(0.f);
+    Vec trial3_seen(0.f);
+    for (int64_t lane = 0; lane < wide; lane += W) {
+      [[maybe_unused]] const Vec seen = EDGE ? visible.at(lane) : Vec(0.f);
+      const Vec qk = load(scores + lane);
+
+      const Vec t4 = t3 * qk - tau;
+      const Vec t5 = relu(t4);
+      const Vec trial1_term = exp2(t2 * log2(t5));
+      const Vec t7 = t4 > Vec(0.0f);
+      const Vec trial2_term = -select(t7, t2 * trial1_term / t5, Vec(0.0f));
+      const Vec trial3_term = select(t7, t9 * trial1_term / square(t5), Vec(0.0f));
+
+      const Vec trial1_here = trial1_term;
+      trial1_seen = trial1_seen + (EDGE ? select(seen, trial1_here, Vec(0.f)) : trial1_here);
+      const Vec trial2_here = trial2_term;
+      trial2_seen = trial2_seen + (EDGE ? select(seen, trial2_here, Vec(0.f)) : trial2_here);
+      const Vec trial3_here = trial3_term;
+      trial3_seen = trial3_seen + (EDGE ? select(seen, trial3_here, Vec(0.f)) : trial3_here);
+    }
+    rows.trial1[r] = rows.trial1[r] + sum_of(trial1_seen);
+    rows.trial2[r] = rows.trial2[r] + sum_of(trial2_seen);
+    rows.trial3[r] = rows.trial3[r] + sum_of(trial3_seen);
+  }
+}
+
+// What two parts of the keys have carried becomes one; what is relative to the smaller pivot is rescaled.
+inline void merge_pass2([[maybe_unused]] const Call& call, State& state, const State& part) {
+  Rows& rows = state.rows;
+
+  for (int64_t lane = 0; lane < rows.count; lane += W) {
+    const Vec trial1 = load(rows.trial1 + lane), trial1_part = load(part.rows.trial1 + lane);
+    (trial1 + trial1_part).store(rows.trial1 + lane);
+    const Vec trial2 = load(rows.trial2 + lane), trial2_part = load(part.rows.trial2 + lane);
+    (trial2 + trial2_part).store(rows.trial2 + lane);
+    const Vec trial3 = load(rows.trial3 + lane), trial3_part = load(part.rows.trial3 + lane);
+    (trial3 + trial3_part).store(rows.trial3 + lane);
+  }
+}
+
+// The search for tau begins, between its bounds.
+inline void bounds_of_pass2([[maybe_unused]] const Call& call, Rows& rows) {
+  for (int64_t lane = 0; lane < rows.count; lane += W) {
+    const Vec alpha_in = load(rows.alpha_in + lane);
+    const Vec extreme = load(rows.extreme + lane);
+
+    const Vec u1 = maximum(alpha_in - Vec(1.0f), Vec(0.01f)) * extreme;
+    const Vec low = u1 - Vec(1.0f);
+
+    (low).store(rows.tau_search.low + lane);
+    (u1).store(rows.tau_search.high + lane);
+  }
+
+  begin_search(rows, rows.tau_search, 0.0f, rows.tau);
+}
+
+// A walk is over: the next trial of tau.
+inline void next_trial_of_pass2([[maybe_unused]] const Call& call, Rows& rows) {
+  for (int64_t lane = 0; lane < rows.count; lane += W) {
+    const Vec trial1 = load(rows.trial1 + lane);
+    const Vec trial2 = load(rows.trial2 + lane);
+    const Vec trial3 = load(rows.trial3 + lane);
+
+    const Vec residual = trial1 - Vec(1.0f);
+
+    (residual).store(rows.tau_search.residual + lane);
+    (trial2).store(rows.tau_search.slope + lane);
+    (trial3).store(rows.tau_search.curvature + lane);
+  }
+
+  next_trial(rows.count, rows.tau_search, rows.tau);
+}
+
+// Pass 2 is over: its statistics.
+inline void finish_pass2([[maybe_unused]] const Call& call, Rows& rows) {
+}
+
+// Pass 3, one tile: scores to weights. Whether any weight may be other than zero.
+template <bool EDGE, class T>
+bool tile_of_pass3(const Call& call, const Block& block, int64_t first_key, State& state, ForwardScratch<T>& s) {
+  [[maybe_unused]] Rows& rows = state.rows;
+  [[maybe_unused]] const Keys& keys = s.keys;
+  const int64_t wide = whole_vectors(keys.count), ld = call.block_n;
+
+  Vec supported(0.f);
+  for (int64_t r = 0; r < block.count(); r++) {
+    const float* scores = s.scores + r * ld;
+    T* acc_weights = s.acc_weights() + r * ld;
+    [[maybe_unused]] const VisibleKeys visible(rows, r, first_key);
+
+    const Vec t2(rows.t2[r]);
+    const Vec t5(rows.t5[r]);
+    const Vec tau(rows.tau[r]);
+
+    Vec tau_slope_seen(0.f);
+    for (int64_t lane = 0; lane < wide; lane += W) {
+      [[maybe_unused]] const Vec seen = EDGE ? visible.at(lane) : Vec(0.f);
+      const Vec qk = load(scores + lane);
+
+      const Vec t3 = t2 * qk - tau;
+      const Vec t4 = relu(t3);
+      const Vec t6 = exp2(t5 * log2(t4));
+      const Vec tau_slope_term = select(t3 > Vec(0.0f), t6 / t4, Vec(0.0f));
+
+      supported = larger(supported, select(t3 <= Vec(0.f), Vec(0.f), Vec(1.f)));
+      const Vec tau_slope_here = tau_slope_term;
+      tau_slope_seen = tau_slope_seen + (EDGE ? select(seen, tau_slope_here, Vec(0.f)) : tau_slope_here);
+      const Vec acc_here = t6;
+      store(acc_weights + lane, EDGE ? select(seen, acc_here, Vec(0.f)) : acc_here);
+    }
+    rows.tau_slope[r] = rows.tau_slope[r] + sum_of(tau_slope_seen);
+  }
+  return largest_of(supported) > 0.f;
+}
+
+// What two parts of the keys have carried becomes one; what is relative to the smaller pivot is rescaled.
+inline void merge_pass3([[maybe_unused]] const Call& call, State& state, const State& part) {
+  Rows& rows = state.rows;
+
+  for (int64_t lane = 0; lane < rows.count; lane += W) {
+    const Vec tau_slope = load(rows.tau_slope + lane), tau_slope_part = load(part.rows.tau_slope + lane);
+    (tau_slope + tau_slope_part).store(rows.tau_slope + lane);
+  }
+  for (int64_t r = 0; r < rows.count; r++) {
+    float* sum = state.acc + r * call.value_dim;
+    const float* summand = part.acc + r * call.value_dim;
+    for (int64_t c = 0; c < call.value_dim; c++) sum[c] += summand[c];
+  }
+}
+
+// Pass 3 is over: its statistics.
+inline void finish_pass3([[maybe_unused]] const Call& call, Rows& rows) {
+}
+
+template <class T>
+class Forward {
+ public:
+  explicit Forward(const Call& call)
+      : call_(call),
+        stacked_(true && call.group * call.n_q <= std::min<int64_t>(call.block_m, MOST_ROWS)),
+        row_blocks_(stacked_ ? 1 : blocks_of(call.n_q, call.block_m)),
+        key_blocks_(blocks_of(call.n_k, call.block_n)),
+        tasks_(call.batch * (stacked_ ? call.kv_heads() : call.heads) * row_blocks_),
+        // Packed once for all blocks of queries, or where it is used if there is but one.
+        packed_(stacked_ || row_blocks_ * call.group == 1 ? 0 : call.batch * call.kv_heads() * key_blocks_),
+        k_across_(packed_ * call.dim * call.block_n),
+        v_interleaved_(INTERLEAVED ? packed_ * call.value_dim * call.block_n : 0) {}
+
+  void run() {
+    parallel<Scratch>(packed_, [&](int64_t task, Scratch&) {
+      const int64_t plane = task / key_blocks_, first_key = task % key_blocks_ * call_.block_n;
+      const int64_t batch = plane / call_.kv_heads(), kv_head = plane % call_.kv_heads();
+      pack(batch, kv_head, first_key, k_across_.at(task * call_.dim * call_.block_n), v_interleaved_.at(task * call_.value_dim * call_.block_n));
+    });
+    const int64_t wanted = 4 * at::get_num_threads();
+    const int64_t parts = tasks_ >= wanted / 2 ? 1 : std::clamp<int64_t>(blocks_of(wanted, std::max<int64_t>(tasks_, 1)), 1, std::max<int64_t>(key_blocks_, 1));
+    parts == 1 ? run_whole() : run_in_parts(parts);
+  }
+
+ private:
+  using Scratch = ForwardScratch<T>;
+  static constexpr bool INTERLEAVED = !std::is_same_v<T, float>;
+
+  void run_whole() {
+    parallel<Scratch>(tasks_, [&](int64_t task, Scratch& s) {
+      const Block block = block_of(task);
+      const auto [first, end] = key_range(block);
+      start(block, s.state.rows);
+      load_queries(block, s);
+      walk_pass1(block, first, end, s.state, s);
+      finish_pass1(call_, s.state.rows);
+      bounds_of_pass2(call_, s.state.rows);
+      for (int64_t walk = 0; walk < ROOT_TRIALS && s.state.rows.tau_search.goes_on(s.state.rows.count); walk++) {
+        walk_pass2(block, first, end, s.state, s);
+        next_trial_of_pass2(call_, s.state.rows);
+      }
+      finish_pass2(call_, s.state.rows);
+      walk_pass3(block, first, end, s.state, s);
+      finish_pass3(call_, s.state.rows);
+      write(block, s.state);
+    });
+  }
+
+  void run_in_parts(int64_t parts) {
+    Buffer<State> states(tasks_ * parts);
+    Buffer<Rows> known(tasks_);  // what each block has learnt between two walks
+    for (int64_t task = 0; task < tasks_; task++) start(block_of(task), *known.at(task));
+    walk_pass1_in_parts(parts, states, known);
+    for (int64_t task = 0; task < tasks_; task++) finish_pass1(call_, *known.at(task));
+    for (int64_t task = 0; task < tasks_; task++) bounds_of_pass2(call_, *known.at(task));
+    const auto goes_on = [](const Rows& rows) { return rows.tau_search.goes_on(rows.count); };
+    for (int64_t walk = 0; walk < ROOT_TRIALS && std::any_of(known.at(0), known.at(tasks_), goes_on); walk++) {
+      walk_pass2_in_parts(parts, states, known);
+      for (int64_t task = 0; task < tasks_; task++) next_trial_of_pass2(call_, *known.at(task));
+    }
+    for (int64_t task = 0; task < tasks_; task++) finish_pass2(call_, *known.at(task));
+    walk_pass3_in_parts(parts, states, known);
+    for (int64_t task = 0; task < tasks_; task++) finish_pass3(call_, *known.at(task));
+    parallel<Scratch>(tasks_, [&](int64_t task, Scratch&) {
+      State& state = *states.at(task * parts);
+      state.rows = *known.at(task);
+      write(block_of(task), state);
+    });
+  }
+
+  void walk_pass1_in_parts(int64_t parts, const Buffer<State>& states, const Buffer<Rows>& known) const {
+    parallel<Scratch>(tasks_ * parts, [&](int64_t task, Scratch& s) {
+      const Block block = block_of(task / parts);
+      const auto [first, end] = key_range(block);
+      const int64_t part = task % parts, size = end - first;
+      State& state = *states.at(task);
+      state.rows = *known.at(task / parts);
+      load_queries(block, s);
+      walk_pass1(block, first + part * size / parts, first + (part + 1) * size / parts, state, s);
+    });
+    parallel<Scratch>(tasks_, [&](int64_t task, Scratch&) {
+      State& state = *states.at(task * parts);
+      for (int64_t part = 1; part < parts; part++) merge_pass1(call_, state, *states.at(task * parts + part));
+      *known.at(task) = state.rows;
+    });
+  }
+
+  void walk_pass2_in_parts(int64_t parts, const Buffer<State>& states, const Buffer<Rows>& known) const {
+    parallel<Scratch>(tasks_ * parts, [&](int64_t task, Scratch& s) {
+      const Block block = block_of(task / parts);
+      const auto [first, end] = key_range(block);
+      const int64_t part = task % parts, size = end - first;
+      State& state = *states.at(task);
+      state.rows = *known.at(task / parts);
+      load_queries(block, s);
+      walk_pass2(block, first + part * size / parts, first + (part + 1) * size / parts, state, s);
+    });
+    parallel<Scratch>(tasks_, [&](int64_t task, Scratch&) {
+      State& state = *states.at(task * parts);
+      for (int64_t part = 1; part < parts; part++) merge_pass2(call_, state, *states.at(task * parts + part));
+      *known.at(task) = state.rows;
+    });
+  }
+
+  void walk_pass3_in_parts(int64_t parts, const Buffer<State>& states, const Buffer<Rows>& known) const {
+    parallel<Scratch>(tasks_ * parts, [&](int64_t task, Scratch& s) {
+      const Block block = block_of(task / parts);
+      const auto [first, end] = key_range(block);
+      const int64_t part = task % parts, size = end - first;
+      State& state = *states.at(task);
+      state.rows = *known.at(task / parts);
+      load_queries(block, s);
+      walk_pass3(block, first + part * size / parts, first + (part + 1) * size / parts, state, s);
+    });
+    parallel<Scratch>(tasks_, [&](int64_t task, Scratch&) {
+      State& state = *states.at(task * parts);
+      for (int64_t part = 1; part < parts; part++) merge_pass3(call_, state, *states.at(task * parts + part));
+      *known.at(task) = state.rows;
+    });
+  }
+
+  // Under a causal mask the last queries see most keys; their blocks come first.
+  Block block_of(int64_t task) const {
+    const int64_t plane = task / row_blocks_, first_row = (row_blocks_ - 1 - task % row_blocks_) * call_.block_m;
+    if (stacked_) return {plane / call_.kv_heads(), plane % call_.kv_heads() * call_.group, call_.group, 0, call_.n_q};
+    return {plane / call_.heads, plane % call_.heads, 1, first_row, std::min(call_.block_m, call_.n_q - first_row)};
+  }
+
+  // The blocks of keys that any query of the block sees.
+  std::pair<int64_t, int64_t> key_range(const Block& block) const {
+    const int64_t first = call_.first_visible(block.first_row) / call_.block_n;
+    const int64_t end = blocks_of(std::max<int64_t>(call_.end_visible(block.last_row()), 0), call_.block_n);
+    return {std::min(first, end), end};
+  }
+
+  void start(const Block& block, Rows& rows) const {
+    rows = Rows{};  // lanes beyond the last query are zero
+    rows.count = block.count();
+    for (int64_t r = 0; r < rows.count; r++) {
+      const int64_t row = block.first_row + r % block.rows;
+      rows.first_visible[r] = call_.first_visible(row);
+      rows.end_visible[r] = call_.end_visible(row);
+      [[maybe_unused]] const int64_t batch = block.batch, head = block.first_head + r / block.rows;
+      const Call& call = call_;
+      rows.alpha_in[r] = *call.alpha_in.at<float>(batch, head, row);
+
+    }
+  }
+
+  void load_queries(const Block& block, ForwardScratch<T>& s) const {
+    for (int64_t r = 0; r < block.count(); r++) {
+      const T* from = call_.query.at<T>(block.batch, block.first_head + r / block.rows, block.first_row + r % block.rows);
+      std::memcpy(s.q + r * call_.dim, from, call_.dim * sizeof(T));
+    }
+  }
+
+  // A block of keys with channels for lines, and one of values as the right operand of a product over keys.
+  void pack(int64_t batch, int64_t kv_head, int64_t first_key, T* k_across, [[maybe_unused]] T* v_interleaved) const {
+    const int64_t count = std::min(call_.block_n, call_.n_k - first_key);
+    pack_across(call_.key.at<T>(batch, kv_head, first_key), call_.key.row, count, call_.dim, k_across, call_.block_n);
+    if constexpr (INTERLEAVED)
+      interleave(call_.value.at<T>(batch, kv_head, first_key), call_.value.row, count, call_.value_dim, v_interleaved, call_.value_dim);
+  }
+
+  void walk_pass1(const Block& block, int64_t first_block, int64_t end_block, State& state, ForwardScratch<T>& s) const {
+    const Call& call = call_;
+    const int64_t batch = block.batch, head = block.first_head, kv_head = head / call.group, ld = call.block_n;
+    Rows& rows = state.rows;
+
+    std::fill_n(rows.extreme, rows.count, -INF);
+    const int64_t end_key = std::min(call.n_k, whole_vectors(call.end_visible(block.last_row())));
+    for (int64_t number = first_block; number < end_block; number++) {
+      const int64_t first_key = number * ld, count = std::min(ld, end_key - first_key), wide = whole_vectors(count);
+      Keys& keys = s.keys;
+      keys.count = count;
+      const int64_t place = (batch * call.kv_heads() + kv_head) * key_blocks_ + number;
+      if (!packed_) pack(batch, kv_head, first_key, s.k_across, s.v_interleaved);
+      const T* k_across = packed_ ? k_across_.at(place * call.dim * ld) : s.k_across;
+      product(rows.count, wide, call.dim, s.q, call.dim, k_across, ld, s.scores, ld, false);
+
+      const bool edge = count != wide || !block.sees_all(call, first_key, first_key + count);
+      edge ? tile_of_pass1<true>(call, block, first_key, state, s) : tile_of_pass1<false>(call, block, first_key, state, s);
+    }
+  }
+
+  void walk_pass2(const Block& block, int64_t first_block, int64_t end_block, State& state, ForwardScratch<T>& s) const {
+    const Call& call = call_;
+    const int64_t batch = block.batch, head = block.first_head, kv_head = head / call.group, ld = call.block_n;
+    Rows& rows = state.rows;
+    const Vec scale(call.scale);
+
+    for (int64_t lane = 0; lane < rows.count; lane += W) {
+      const Vec alpha_in = load(rows.alpha_in + lane);
+
+      const Vec t1 = maximum(alpha_in - Vec(1.0f), Vec(0.01f));
+      const Vec t2 = Vec(1.0f) / t1;
+      const Vec t3 = scale * t1;
+      const Vec t9 = Vec(1.0f) / square(t1) - t2;
+
+      (t1).store(rows.t1 + lane);
+      (t2).store(rows.t2 + lane);
+      (t3).store(rows.t3 + lane);
+      (t9).store(rows.t9 + lane);
+    }
+
+    std::fill_n(rows.trial1, rows.count, 0.f);
+    std::fill_n(rows.trial2, rows.count, 0.f);
+    std::fill_n(rows.trial3, rows.count, 0.f);
+    const int64_t end_key = std::min(call.n_k, whole_vectors(call.end_visible(block.last_row())));
+    for (int64_t number = first_block; number < end_block; number++) {
+      const int64_t first_key = number * ld, count = std::min(ld, end_key - first_key), wide = whole_vectors(count);
+      Keys& keys = s.keys;
+      keys.count = count;
+      const int64_t place = (batch * call.kv_heads() + kv_head) * key_blocks_ + number;
+      if (!packed_) pack(batch, kv_head, first_key, s.k_across, s.v_interleaved);
+      const T* k_across = packed_ ? k_across_.at(place * call.dim * ld) : s.k_across;
+      product(rows.count, wide, call.dim, s.q, call.dim, k_across, ld, s.scores, ld, false);
+
+      const bool edge = count != wide || !block.sees_all(call, first_key, first_key + count);
+      edge ? tile_of_pass2<true>(call, block, first_key, state, s) : tile_of_pass2<false>(call, block, first_key, state, s);
+    }
+  }
+
+  void walk_pass3(const Block& block, int64_t first_block, int64_t end_block, State& state, ForwardScratch<T>& s) const {
+    const Call& call = call_;
+    const int64_t batch = block.batch, head = block.first_head, kv_head = head / call.group, ld = call.block_n;
+    Rows& rows = state.rows;
+    const Vec scale(call.scale);
+
+    for (int64_t lane = 0; lane < rows.count; lane += W) {
+      const Vec alpha_in = load(rows.alpha_in + lane);
+
+      const Vec t1 = maximum(alpha_in - Vec(1.0f), Vec(0.01f));
+      const Vec t2 = scale * t1;
+      const Vec t5 = Vec(1.0f) / t1;
+
+      (t1).store(rows.t1 + lane);
+      (t2).store(rows.t2 + lane);
+      (t5).store(rows.t5 + lane);
+    }
+
+    std::fill_n(rows.tau_slope, rows.count, 0.f);
+    std::fill_n(state.acc, rows.count * call.value_dim, 0.f);
+    const int64_t end_key = std::min(call.n_k, whole_vectors(call.end_visible(block.last_row())));
+    for (int64_t number = first_block; number < end_block; number++) {
+      const int64_t first_key = number * ld, count = std::min(ld, end_key - first_key), wide = whole_vectors(count);
+      Keys& keys = s.keys;
+      keys.count = count;
+      const int64_t place = (batch * call.kv_heads() + kv_head) * key_blocks_ + number;
+      if (!packed_) pack(batch, kv_head, first_key, s.k_across, s.v_interleaved);
+      const T* k_across = packed_ ? k_across_.at(place * call.dim * ld) : s.k_across;
+      product(rows.count, wide, call.dim, s.q, call.dim, k_across, ld, s.scores, ld, false);
+
+      const bool edge = count != wide || !block.sees_all(call, first_key, first_key + count);
+      const bool supported = edge ? tile_of_pass3<true>(call, block, first_key, state, s) : tile_of_pass3<false>(call, block, first_key, state, s);
+      const T* v = call.value.at<T>(batch, kv_head, first_key);
+      int64_t v_ld = call.value.row, summands = count;
+      if constexpr (INTERLEAVED) {
+        v = packed_ ? v_interleaved_.at(place * call.value_dim * ld) : s.v_interleaved;
+        v_ld = call.value_dim;
+        summands = count + count % 2;
+      }
+      if (!supported) continue;  // all weights of the tile are zero
+      product(rows.count, call.value_dim, summands, s.acc_weights(), ld, v, v_ld, state.acc, call.value_dim, true);
+    }
+  }
+
+  static void scale_by(float factor, float* line, int64_t count) {
+    int64_t lane = 0;
+    for (; lane + W <= count; lane += W) (load(line + lane) * Vec(factor)).store(line + lane);
+    for (; lane < count; lane++) line[lane] *= factor;
+  }
+
+  // The output, and what the backward needs. A query that sees no key is zero whatever its statistics are.
+  void write(const Block& block, State& state) const {
+    const Call& call = call_;
+    Rows& rows = state.rows;
+
+    for (int64_t r = 0; r < rows.count; r++) {
+      const int64_t head = block.first_head + r / block.rows, row = block.first_row + r % block.rows;
+      write_row(rows, r, state, call.out.at<T>(block.batch, head, row));
+      if (call.tau.address) *call.tau.at<float>(block.batch, head, row) = rows.tau[r];
+      if (call.tau_slope.address) *call.tau_slope.at<float>(block.batch, head, row) = rows.tau_slope[r];
+      if (call.extreme.address) *call.extreme.at<float>(block.batch, head, row) = rows.extreme[r];
+    }
+  }
+
+  // The weighted sum of a query.
+  void write_row(const Rows& rows, int64_t r, const State& state, T* out) const {
+    const Call& call = call_;
+    const bool sees = rows.end_visible[r] > rows.first_visible[r];
+    for (int64_t lane = 0; lane < call.value_dim; lane += W) {
+      const int64_t place = r * call.value_dim + lane;
+      const Vec o = load(state.acc + place);
+      narrowed(sees ? o : Vec(0.f), out + lane, std::min(W, call.value_dim - lane));
+    }
+  }
+
+  const Call call_;
+  const bool stacked_;
+  const int64_t row_blocks_, key_blocks_, tasks_, packed_;
+  Buffer<T> k_across_, v_interleaved_;
+};
+
+template <class T>
+struct BackwardScratch {
+  using Element = T;
+  Keys keys;
+  VisibleRows visible;
+  alignas(64) float scores[MOST_ROWS * MOST_KEYS], products[MOST_ROWS * MOST_KEYS], total[MOST_ROWS * MOST_KEYS];
+  alignas(64) float dk[MOST_KEYS * MOST_WIDTH], dv[MOST_KEYS * MOST_WIDTH];
+  alignas(64) T k_transposed[MOST_WIDTH * MOST_KEYS];
+  alignas(64) T weights[MOST_ROWS * MOST_KEYS], ds[MOST_ROWS * MOST_KEYS], ds_interleaved[MOST_ROWS * MOST_KEYS];
+};
+
+// Gradients of key-level inputs, of one block of keys and one head.
+struct KeySums {
+};
+
+// Sums over keys for the gradients of query-level inputs.
+struct RowSums {
+  alignas(64) float d_alpha[MOST_ROWS];
+};
+
+// Whether anything of a tile may differ from zero.
+inline bool has_support(const Call& call, const Rows& rows, const Keys& keys, int64_t count, const float* scores) {
+  const int64_t wide = whole_vectors(rows.count), ld = call.block_m;
+
+  for (int64_t key = 0; key < count; key++) {
+    Vec found(0.f);
+    for (int64_t lane = 0; lane < wide; lane += W) {
+      const Vec qk = load(scores + key * ld + lane);
+      const Vec h1 = load(rows.h1 + lane);
+      const Vec tau = load(rows.tau + lane);
+
+      const Vec support = h1 * qk - tau;
+
+      found = larger(found, select(support <= Vec(0.f), Vec(0.f), Vec(1.f)));
+    }
+    if (largest_of(found) > 0.f) return true;
+  }
+  return false;
+}
+
+// A pass of its own for the row adjoints, one tile.
+template <bool EDGE>
+void tile_of_prepass(const Call& call, Rows& rows, const Keys& keys, int64_t count, const VisibleRows& visible, [[maybe_unused]] const float* scores, [[maybe_unused]] const float* products) {
+  const int64_t wide = whole_vectors(rows.count), ld = call.block_m;
+
+  for (int64_t key = 0; key < count; key++) {
+    for (int64_t lane = 0; lane < wide; lane += W) {
+      [[maybe_unused]] const Vec seen = EDGE ? visible.at(key, lane) : Vec(0.f);
+      const Vec qk = load(scores + key * ld + lane);
+      const Vec dp = load(products + key * ld + lane);
+      const Vec a2 = load(rows.a2 + lane);
+      const Vec a4 = load(rows.a4 + lane);
+      const Vec tau = load(rows.tau + lane);
+
+      const Vec a3 = a2 * qk - tau;
+      const Vec a5 = relu(a3);
+      const Vec a6 = a3 > Vec(0.0f);
+      const Vec a7 = select(a6, a4 * dp * exp2(a4 * log2(a5)) / a5, Vec(0.0f));
+      const Vec adj_term = -a7;
+
+      const Vec adj_here = adj_term;
+      (load(rows.adj + lane) + (EDGE ? select(seen, adj_here, Vec(0.f)) : adj_here)).store(rows.adj + lane);
+
+    }
+  }
+}
+
+// One tile: scores to weights, and to the gradients of the dot products.
+template <bool EDGE, class T>
+void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t count, const VisibleRows& visible, [[maybe_unused]] const float* scores, [[maybe_unused]] const float* products, T* weights, T* ds, [[maybe_unused]] RowSums& row_sums, [[maybe_unused]] KeySums& key_sums) {
+  const int64_t wide = whole_vectors(rows.count), ld = call.block_m;
+  const Vec scale(call.scale);
+
+  for (int64_t key = 0; key < count; key++) {
+    for (int64_t lane = 0; lane < wide; lane += W) {
+      [[maybe_unused]] const Vec seen = EDGE ? visible.at(key, lane) : Vec(0.f);
+      const Vec qk = load(scores + key * ld + lane);
+      const Vec dp = load(products + key * ld + lane);
+      const Vec t11 = load(rows.t11 + lane);
+      const Vec t12 = load(rows.t12 + lane);
+      const Vec t13 = load(rows.t13 + lane);
+      const Vec t15 = load(rows.t15 + lane);
+      const Vec t16 = load(rows.t16 + lane);
+      const Vec t18 = load(rows.t18 + lane);
+      const Vec t20 = load(rows.t20 + lane);
+      const Vec t3 = load(rows.t3 + lane);
+      const Vec t4 = load(rows.t4 + lane);
+      const Vec t9 = load(rows.t9 + lane);
+      const Vec tau = load(rows.tau + lane);
+
+      const Vec t5 = t4 * qk - tau;
+      const Vec t6 = relu(t5);
+      const Vec t7 = log2(t6);
+      const Vec weight = exp2(t3 * t7);
+      const Vec t8 = t5 > Vec(0.0f);
+      const Vec t10 = dp - t9;
+      const Vec dqk = select(t8, scale * t10 * weight / t6, Vec(0.0f));
+      const Vec t14 = exp2(t13 * t7);
+      const Vec t17 = select(t8, t12 * qk / t14, Vec(0.0f));
+      const Vec t19 = select(t6 > Vec(0.0f), log(t6), Vec(0.0f));
+      const Vec t21 = t18 * weight * t19;
+      const Vec t22 = select(t11, t17, select(t15, select(t8, t16 * qk / t14, Vec(0.0f)), Vec(0.0f)));
+      const Vec t23 = t22 - select(t11, t21, select(t15, t20 * weight * t19, Vec(0.0f)));
+      const Vec d_alpha_term = t10 * t23;
+
+      const Vec p_here = weight, ds_here = dqk;
+      store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);
+      store(ds + key * ld + lane, EDGE ? select(seen, ds_here, Vec(0.f)) : ds_here);
+      const Vec d_alpha_here = d_alpha_term;
+      (load(row_sums.d_alpha + lane) + (EDGE ? select(seen, d_alpha_here, Vec(0.f)) : d_alpha_here)).store(row_sums.d_alpha + lane);
+
+    }
+  }
+}
+
+template <class T>
+class Backward {
+ public:
+  explicit Backward(const Call& call)
+      : call_(call),
+        row_blocks_(blocks_of(call.n_q, call.block_m)),
+        key_blocks_(blocks_of(call.n_k, call.block_n)),
+        owners_(call.batch * call.kv_heads()),
+        parts_(parts_for(owners_, key_blocks_)),
+        blocks_(call.batch * call.heads * row_blocks_),
+        rows_(blocks_),
+        q_across_(blocks_ * call.dim * call.block_m),
+        do_across_(blocks_ * call.value_dim * call.block_m),
+        q_interleaved_(INTERLEAVED ? blocks_ * call.dim * call.block_m : 0),
+        do_interleaved_(INTERLEAVED ? blocks_ * call.value_dim * call.block_m : 0),
+        dq_(parts_ * blocks_ * call.dim * call.block_m),
+        row_sums_(parts_ * blocks_) {}
+
+  void run() {
+    using Scratch = BackwardScratch<T>;
+    parallel<Scratch>(blocks_, [&](int64_t task, Scratch& s) { prepare(task, s); });
+    parallel<Scratch>(owners_ * parts_, [&](int64_t task, Scratch& s) { walk(task / parts_, task % parts_, s); });
+    parallel<Scratch>(blocks_, [&](int64_t task, Scratch& s) { finish(task, s); });
+  }
+
+ private:
+  static constexpr bool INTERLEAVED = !std::is_same_v<T, float>;
+
+  static int64_t parts_for(int64_t owners, int64_t key_blocks) {
+    const int64_t wanted = 4 * at::get_num_threads();
+    if (owners >= wanted || !owners) return 1;
+    return std::clamp<int64_t>(wanted / owners, 1, std::max<int64_t>(key_blocks, 1));
+  }
+
+  bool sees_all(int64_t first_row, int64_t rows, int64_t first_key, int64_t end_key) const {
+    return call_.first_visible(first_row + rows - 1) <= first_key && call_.end_visible(first_row) >= end_key;
+  }
+
+  // What a block of queries needs for every block of keys: operands of the products, row values, row adjoints.
+  void prepare(int64_t task, [[maybe_unused]] BackwardScratch<T>& s) {
+    const Call& call = call_;
+    const int64_t plane = task / row_blocks_, batch = plane / call.heads, head = plane % call.heads;
+    const int64_t first_row = task % row_blocks_ * call.block_m;
+    Rows& rows = *rows_.at(task);
+    rows = Rows{};  // lanes beyond the last query are zero
+    rows.count = std::min(call.block_m, call.n_q - first_row);
+    const T *q = call.query.at<T>(batch, head, first_row), *d_out = call.d_out.at<T>(batch, head, first_row);
+    pack_across(q, call.query.row, rows.count, call.dim, q_across_.at(task * call.dim * call.block_m), call.block_m);
+    pack_across(d_out, call.d_out.row, rows.count, call.value_dim, do_across_.at(task * call.value_dim * call.block_m), call.block_m);
+    if constexpr (INTERLEAVED) {
+      interleave(q, call.query.row, rows.count, call.dim, q_interleaved_.at(task * call.dim * call.block_m), call.dim);
+      interleave(d_out, call.d_out.row, rows.count, call.value_dim, do_interleaved_.at(task * call.value_dim * call.block_m), call.value_dim);
+    }
+    for (int64_t r = 0; r < whole_vectors(rows.count); r++) {
+      const int64_t row = first_row + r;
+      rows.first_visible[r] = r < rows.count ? call.first_visible(row) : 0;
+      rows.end_visible[r] = r < rows.count ? call.end_visible(row) : 0;
+      if (r >= rows.count) continue;
+      rows.alpha_in[r] = *call.alpha_in.at<float>(batch, head, row);
+
+      rows.tau[r] = *call.tau.at<float>(batch, head, row);
+      rows.tau_slope[r] = *call.tau_slope.at<float>(batch, head, row);
+      rows.extreme[r] = *call.extreme.at<float>(batch, head, row);
+    }
+    {
+      const Vec scale(call.scale);
+
+      for (int64_t lane = 0; lane < rows.count; lane += W) {
+        const Vec alpha_in = load(rows.alpha_in + lane);
+
+        const Vec h1 = scale * maximum(alpha_in - Vec(1.0f), Vec(0.01f));
+
+        (h1).store(rows.h1 + lane);
+      }
+
+    }
+    {
+      const Vec scale(call.scale);
+
+      for (int64_t lane = 0; lane < rows.count; lane += W) {
+        const Vec alpha_in = load(rows.alpha_in + lane);
+
+        const Vec a1 = maximum(alpha_in - Vec(1.0f), Vec(0.01f));
+        const Vec a2 = scale * a1;
+        const Vec a4 = Vec(1.0f) / a1;
+
+        (a1).store(rows.a1 + lane);
+        (a2).store(rows.a2 + lane);
+        (a4).store(rows.a4 + lane);
+      }
+
+    }
+
+    prepass(task, batch, head, first_row, rows, s);
+    {
+      const Vec scale(call.scale);
+
+      for (int64_t lane = 0; lane < rows.count; lane += W) {
+        const Vec adj = load(rows.adj + lane);
+        const Vec alpha_in = load(rows.alpha_in + lane);
+        const Vec tau_slope = load(rows.tau_slope + lane);
+
+        const Vec t1 = alpha_in - Vec(1.0f);
+        const Vec t2 = maximum(t1, Vec(0.01f));
+        const Vec t3 = Vec(1.0f) / t2;
+        const Vec t4 = scale * t2;
+        const Vec t11 = t1 > Vec(0.01f);
+        const Vec t12 = scale * t3;
+        const Vec t13 = Vec(1.0f) - t3;
+        const Vec t15 = t1 == Vec(0.01f);
+        const Vec t16 = Vec(0.5f) * scale * t3;
+        const Vec t18 = Vec(1.0f) / square(t2);
+        const Vec t20 = Vec(0.5f) * t18;
+        const Vec t9 = adj * select(-(t3 * tau_slope) == Vec(0.0f), Vec(0.0f), -(t2 / tau_slope));
+
+        (t1).store(rows.t1 + lane);
+        (t2).store(rows.t2 + lane);
+        (t3).store(rows.t3 + lane);
+        (t4).store(rows.t4 + lane);
+        (t11).store(rows.t11 + lane);
+        (t12).store(rows.t12 + lane);
+        (t13).store(rows.t13 + lane);
+        (t15).store(rows.t15 + lane);
+        (t16).store(rows.t16 + lane);
+        (t18).store(rows.t18 + lane);
+        (t20).store(rows.t20 + lane);
+        (t9).store(rows.t9 + lane);
+      }
+
+    }
+
+    std::fill_n(reinterpret_cast<char*>(row_sums_.at(parts_ * task)), parts_ * sizeof(RowSums), 0);
+  }
+
+  template <class E>
+  float dot(const E* a, const T* b) const {
+    Vec sum(0.f);
+    for (int64_t lane = 0; lane < call_.value_dim; lane += W) {
+      const int64_t count = std::min(W, call_.value_dim - lane);
+      sum = sum + widened(a + lane, count) * widened(b + lane, count);
+    }
+    return sum_of(sum);
+  }
+
+  // Scores and dO . v of a block of keys and one of queries, keys for lines. False if nothing of the tile is other than zero.
+  bool multiply(int64_t batch, int64_t head, int64_t first_key, int64_t count, int64_t block, BackwardScratch<T>& s) const {
+    const Call& call = call_;
+    const Rows& rows = *rows_.at(block);
+    const int64_t wide = whole_vectors(rows.count), ld = call.block_m, kv_head = head / call.group;
+    const T *k = call.key.at<T>(batch, kv_head, first_key), *v = call.value.at<T>(batch, kv_head, first_key);
+    product(count, wide, call.dim, k, call.key.row, q_across_.at(block * call.dim * ld), ld, s.scores, ld, false);
+    if (!has_support(call, rows, s.keys, count, s.scores)) return false;
+    product(count, wide, call.value_dim, v, call.value.row, do_across_.at(block * call.value_dim * ld), ld, s.products, ld, false);
+    return true;
+  }
+
+  // How many of the keys from `first_key` on the query, and those before it, may see; in whole vectors.
+  int64_t reached(int64_t row, int64_t first_key, int64_t keys) const {
+    return std::clamp<int64_t>(whole_vectors(call_.end_visible(row) - first_key), 0, keys);
+  }
+
+  // Whether a mask is needed; if so it is made.
+  bool at_edge(int64_t first_row, const Rows& rows, int64_t first_key, int64_t count, VisibleRows& visible) const {
+    const bool edge = rows.count % W || !sees_all(first_row, rows.count, first_key, first_key + count);
+    if (edge) visible.set(rows, first_key);
+    return edge;
+  }
+
+  void prepass(int64_t block, int64_t batch, int64_t head, int64_t first_row, Rows& rows, BackwardScratch<T>& s) const {
+    const Call& call = call_;
+    Keys& keys = s.keys;
+    std::fill_n(rows.adj, whole_vectors(rows.count), 0.f);
+    const int64_t begin = call.first_visible(first_row) / call.block_n * call.block_n;
+    for (int64_t first_key = begin; first_key < call.end_visible(first_row + rows.count - 1); first_key += call.block_n) {
+      keys.count = std::min(call.block_n, call.n_k - first_key);
+
+      const int64_t count = reached(first_row + rows.count - 1, first_key, keys.count);
+      if (!multiply(batch, head, first_key, count, block, s)) continue;
+      const bool edge = at_edge(first_row, rows, first_key, count, s.visible);
+      if (edge) tile_of_prepass<true>(call, rows, keys, count, s.visible, s.scores, s.products);
+      else tile_of_prepass<false>(call, rows, keys, count, s.visible, s.scores, s.products);
+    }
+  }
+
+  // All keys of one key head, or a part of them: dK and dV, and what they add to dQ.
+  void walk(int64_t owner, int64_t part, BackwardScratch<T>& s) {
+    const Call& call = call_;
+    const int64_t batch = owner / call.kv_heads(), kv_head = owner % call.kv_heads();
+    for (int64_t member = 0; member < call.group; member++) {
+      const int64_t block = (batch * call.heads + kv_head * call.group + member) * row_blocks_;
+      std::fill_n(dq_at(block, part), row_blocks_ * call.dim * call.block_m, 0.f);
+    }
+    for (int64_t number = part * key_blocks_ / parts_; number < (part + 1) * key_blocks_ / parts_; number++)
+      walk_queries(batch, kv_head, number * call.block_n, part, s);
+  }
+
+  float* dq_at(int64_t block, int64_t part) const { return dq_.at((part * blocks_ + block) * call_.dim * call_.block_m); }
+
+  void walk_queries(int64_t batch, int64_t kv_head, int64_t first_key, int64_t part, BackwardScratch<T>& s) {
+    const Call& call = call_;
+    Keys& keys = s.keys;
+    const int64_t count = std::min(call.block_n, call.n_k - first_key);
+    transpose(call.key.at<T>(batch, kv_head, first_key), call.key.row, count, call.dim, s.k_transposed, call.block_n);
+    std::fill_n(s.dk, count * call.dim, 0.f);
+    std::fill_n(s.dv, count * call.value_dim, 0.f);
+    // The queries that see any of these keys
+    const int64_t first_seeing = std::max<int64_t>(first_key - call.right - call.offset, 0);
+    const int64_t end_seeing = std::min(first_key + count + call.left - call.offset, call.n_q);
+    for (int64_t head = kv_head * call.group; head < (kv_head + 1) * call.group; head++) {
+      [[maybe_unused]] KeySums key_sums{};
+      keys.count = std::min(call.block_n, call.n_k - first_key);
+
+      for (int64_t number = first_seeing / call.block_m; number * call.block_m < end_seeing; number++) {
+        const int64_t first_row = number * call.block_m, block = (batch * call.heads + head) * row_blocks_ + number;
+        add_tile(batch, head, first_row, first_key, block, part, key_sums, s);
+      }
+    }
+
+    const Vec outside = Vec(1.0f);  // the same for the whole call
+    for (int64_t lane = 0; lane < count; lane++) {
+      if (call.dk.address) write(s.dk + lane * call.dim, outside, call.dk.at<T>(batch, kv_head, first_key + lane), call.dim);
+      if (call.dv.address) write(s.dv + lane * call.value_dim, Vec(1.f), call.dv.at<T>(batch, kv_head, first_key + lane), call.value_dim);
+    }
+  }
+
+  static void write(const float* from, const Vec& factor, T* to, int64_t count) {
+    for (int64_t lane = 0; lane < count; lane += W) narrowed(load(from + lane) * factor, to + lane, std::min(W, count - lane));
+  }
+
+  void add_tile(
+      [[maybe_unused]] int64_t batch, [[maybe_unused]] int64_t head, int64_t first_row, int64_t first_key, int64_t block,
+      int64_t part, KeySums& key_sums, BackwardScratch<T>& s) {
+    const Call& call = call_;
+    const Keys& keys = s.keys;
+    Rows& rows = *rows_.at(block);
+    RowSums& row_sums = *row_sums_.at(block * parts_ + part);
+    const int64_t count = reached(first_row + rows.count - 1, first_key, keys.count), ld = call.block_m;
+    if (!multiply(batch, head, first_key, count, block, s)) return;
+    T *weights = s.weights, *ds = s.ds;
+    if constexpr (!INTERLEAVED) weights = s.scores, ds = s.products;  // in their places
+    const bool edge = at_edge(first_row, rows, first_key, count, s.visible);
+    if (edge) tile_of_backward<true>(call, rows, keys, count, s.visible, s.scores, s.products, weights, ds, row_sums, key_sums);
+    else tile_of_backward<false>(call, rows, keys, count, s.visible, s.scores, s.products, weights, ds, row_sums, key_sums);
+    float* dq = dq_at(block, part);
+    const int64_t wide = whole_vectors(rows.count);
+    if constexpr (INTERLEAVED) {
+      const int64_t summands = rows.count + rows.count % 2;
+      if (call.dv.address) product(count, call.value_dim, summands, weights, ld, do_interleaved_.at(block * call.value_dim * ld), call.value_dim, s.dv, call.value_dim, true);
+      if (call.dk.address) product(count, call.dim, summands, ds, ld, q_interleaved_.at(block * call.dim * ld), call.dim, s.dk, call.dim, true);
+      interleave(ds, ld, count, wide, s.ds_interleaved, ld);
+      if (call.dq.address) product(call.dim, wide, count + count % 2, s.k_transposed, call.block_n, s.ds_interleaved, ld, dq, ld, true);
+    } else {
+      if (call.dv.address) product(count, call.value_dim, rows.count, weights, ld, call.d_out.at<T>(batch, head, first_row), call.d_out.row, s.dv, call.value_dim, true);
+      if (call.dk.address) product(count, call.dim, rows.count, ds, ld, call.query.at<T>(batch, head, first_row), call.query.row, s.dk, call.dim, true);
+      if (call.dq.address) product(call.dim, wide, count, s.k_transposed, call.block_n, ds, ld, dq, ld, true);
+    }
+  }
+
+  // dQ and the gradients of query-level inputs of a block of queries: the parts are added up, in their order.
+  void finish(int64_t task, BackwardScratch<T>& s) {
+    const Call& call = call_;
+    const int64_t plane = task / row_blocks_, batch = plane / call.heads, head = plane % call.heads;
+    const int64_t first_row = task % row_blocks_ * call.block_m;
+    Rows& rows = *rows_.at(task);
+    float* total = dq_at(task, 0);
+    for (int64_t part = 1; part < parts_; part++)
+      for (int64_t lane = 0; lane < call.dim * call.block_m; lane++) total[lane] += dq_at(task, part)[lane];
+
+    const Vec outside = Vec(1.0f);  // the same for the whole call
+    transpose32(total, call.block_m, call.dim, whole_vectors(rows.count), s.scores, whole_vectors(call.dim));
+    for (int64_t r = 0; call.dq.address && r < rows.count; r++)
+      write(s.scores + r * whole_vectors(call.dim), outside, call.dq.at<T>(batch, head, first_row + r), call.dim);
+    for (int64_t r = 0; r < rows.count; r++) {
+      rows.d_alpha[r] = 0.f;
+      for (int64_t part = 0; part < parts_; part++) rows.d_alpha[r] += row_sums_.at(task * parts_ + part)->d_alpha[r];
+    }
+    for (int64_t lane = 0; lane < rows.count; lane += W) {
+      const Vec d_alpha = load(rows.d_alpha + lane);
+
+      (d_alpha).store(rows.d_alpha_in + lane);
+    }
+    for (int64_t r = 0; r < rows.count; r++) {
+      const bool sees = rows.end_visible[r] > rows.first_visible[r];
+      if (call.d_alpha_in.address) *call.d_alpha_in.at<float>(batch, head, first_row + r) = sees ? rows.d_alpha_in[r] : 0.f;
+    }
+  }
+
+  const Call call_;
+  const int64_t row_blocks_, key_blocks_, owners_, parts_, blocks_;
+  Buffer<Rows> rows_;
+  Buffer<T> q_across_, do_across_, q_interleaved_, do_interleaved_;
+  Buffer<float> dq_;
+  Buffer<RowSums> row_sums_;
+};
+
+// Run a kernel on a list of numbers from Python; what went wrong, or nothing.
+template <template <class> class Kernel>
+const char* run(const int64_t* list, int64_t length, double scale, bool narrow) {
+  thread_local std::string message;
+  try {
+    if (length != LIST_LENGTH) throw std::invalid_argument("a list of " + std::to_string(length) + " numbers");
+    Call call;
+    std::memcpy(&call, list, length * sizeof(int64_t));
+    call.scale = static_cast<float>(scale);
+#if defined(__AVX512BF16__)
+    if (narrow) {
+      Kernel<BFloat16>(call).run();
+      return nullptr;
+    }
+#endif
+    if (narrow) throw std::invalid_argument("this CPU multiplies no bfloat16");
+    Kernel<float>(call).run();
+    return nullptr;
+  } catch (const std::exception& error) {
+    message = error.what();
+    return message.c_str();
+  }
+}
+
+}  // namespace
+
+extern "C" const char* attngen_forward(const int64_t* list, int64_t length, double scale, bool narrow) {
+  return run<Forward>(list, length, scale, narrow);
+}
+
+extern "C" const char* attngen_backward(const int64_t* list, int64_t length, double scale, bool narrow) {
+  return run<Backward>(list, length, scale, narrow);
+}
+"""
+
+
+# ---------------------------------------------------------------------- building and launching the C++ kernels
+
+
+# (kernel, L2 cache in KiB up to, head dim up to, bytes per element) -> (queries, keys). The first row that fits is taken.
+NATIVE_TILES: dict[tuple[str, int, int, int], tuple[int, int]] = {
+    ("forward", 512, 256, 4): (64, 256),
+    ("forward", 1073741824, 128, 4): (128, 512),
+    ("forward", 1073741824, 256, 4): (128, 256),
+    ("backward", 512, 256, 4): (64, 128),
+    ("backward", 1073741824, 128, 4): (128, 256),
+    ("backward", 1073741824, 256, 4): (128, 128),
+}
+_VECTORS = 32  # floats: every vector that a CPU has divides it
+
+# What a CPU with these vectors is told to the compiler as; PyTorch's own vector headers ask for the second part.
+_AVX2 = ("-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mpopcnt", "-mmovbe")
+_AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl")
+_INSTRUCTIONS = {"AVX512": _AVX512, "AVX2": _AVX2}
+
+
+@functools.cache
+def _native_flags() -> tuple[str, ...]:
+    """What decides about the machine code, beside the source."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    known = capability if capability in _INSTRUCTIONS else "DEFAULT"
+    # No contraction: a score that the backward computes again is rounded as the forward's was.
+    flags = ("-O2", "-std=c++20", "-fPIC", "-fopenmp", "-ffp-contract=off")
+    flags += (f"-DCPU_CAPABILITY={known}", f"-DCPU_CAPABILITY_{known}")
+    flags += _INSTRUCTIONS.get(known, ())
+    if known == "AVX512" and torch.cpu._is_avx512_bf16_supported():
+        flags += ("-mavx512bf16",)
+    return flags + tuple(os.environ.get("ATTNGEN_CXXFLAGS", "").split())
+
+
+def _cache_folder() -> str:
+    """Where built libraries are kept: the user's own folder, since what lies there is executed."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = os.environ.get("ATTNGEN_CACHE_DIR") or os.path.join(home, "attngen")
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        status = os.stat(folder)
+        if status.st_uid == os.getuid() and not status.st_mode & 0o022 and os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    return tempfile.mkdtemp(prefix="attngen-")
+
+
+def build_native() -> str:
+    """The path of the built library. Try, lock, try again, build: of several processes that ask at once, one builds.
+
+    Raises RuntimeError if it can't be built.
+    """
+    flags = _native_flags()
+    key = "\n".join([torch.__version__, platform.machine(), *flags, CPP_SOURCE])
+    stem = os.path.join(_cache_folder(), f"alpha_entmax-cpu-{hashlib.sha256(key.encode()).hexdigest()[:32]}")
+    if not os.path.exists(f"{stem}.so"):
+        import fcntl
+
+        with open(f"{stem}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not os.path.exists(f"{stem}.so"):
+                _compile_native(stem, flags)
+    return f"{stem}.so"
+
+
+def _compile_native(stem: str, flags: tuple[str, ...]) -> None:
+    """Compile `CPP_SOURCE` with the compiler and the headers that PyTorch's extensions are built with."""
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+    if compiler is None:
+        raise RuntimeError("there is no C++ compiler: install g++ or clang++, or name one by CXX")
+    root = os.path.dirname(os.path.abspath(torch.__file__))
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(stem)) as folder:
+        source, library = os.path.join(folder, "source.cpp"), os.path.join(folder, "library.so")
+        with open(source, "w", encoding="utf-8") as file:
+            file.write(CPP_SOURCE)
+        command = [*shlex.split(compiler), *flags, f"-I{root}/include", "-shared", source, "-o", library]
+        command += [f"-L{root}/lib", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{root}/lib"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            errors = [line for line in done.stderr.splitlines() if "error" in line]
+            raise RuntimeError("\n".join([f"{compiler} failed", *errors[:10]]))
+        os.replace(library, f"{stem}.so")
+
+
+@functools.cache
+def _native() -> Any:
+    """The built library, or None where there can be none, which is told once."""
+    try:
+        library = ctypes.CDLL(build_native())
+    except (RuntimeError, OSError, ImportError) as error:
+        message = f"alpha_entmax_attention runs in plain torch on this CPU, which is slower than its native kernels: {error}"  # fmt: skip
+        warnings.warn(f"{message}\n(ATTNGEN_CPU=portable asks for plain torch, without this warning)", stacklevel=2)
+        return None
+    for function in (library.attngen_forward, library.attngen_backward):
+        function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_bool]
+        function.restype = ctypes.c_char_p
+    return library
+
+
+# Which kernels serve CPUs: "native" or "portable".
+_CPU = "portable"
+
+
+def _on_native(tensor: Tensor) -> bool:
+    """Whether the native kernels serve a call. Of float64 only the portable implementation is precise enough."""
+    if tensor.device.type != "cpu" or tensor.dtype == torch.float64 or _interpreted():
+        return False
+    return os.environ.get("ATTNGEN_CPU", _CPU) == "native" and _native() is not None
+
+
+def _product_type(tensor: Tensor) -> torch.dtype:
+    """What products multiply: bfloat16 where the CPU has instructions for it, float32 elsewhere and for float16."""
+    narrow = tensor.dtype == torch.bfloat16 and "-mavx512bf16" in _native_flags() and torch.backends.mkldnn.enabled
+    return torch.bfloat16 if narrow else torch.float32
+
+
+def _operand(tensor: Tensor) -> Tensor:
+    """The tensor as the kernels multiply it: channels adjacent, rows apart, in bfloat16 an even number of each."""
+    tensor = tensor.to(_product_type(tensor))
+    step = 2 if tensor.dtype == torch.bfloat16 else 1
+    if tensor.shape[-1] % step:
+        return torch.nn.functional.pad(tensor, (0, 1))
+    apart = tensor.stride(-2) >= tensor.shape[-1] and not tensor.stride(-2) % step
+    return tensor if tensor.stride(-1) == 1 and apart else tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _single(tensor: Tensor) -> Tensor:
+    """The tensor in float32; axes that it is broadcast along stay so."""
+    if tensor.dtype == torch.float32:
+        return tensor
+    narrow = tensor[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in tensor.stride())]
+    return narrow.float().expand(tensor.shape)
+
+
+_AXES = (("batch",), ("head", "kv_head"), ("query",), ("key",))
+
+
+def _view(tensor: Tensor | None, axes: tuple[str, ...]) -> list[int]:
+    """Address and strides of a tensor by (batch, head, query, key); an axis that it lacks has stride 0."""
+    if tensor is None:
+        return [0] * 5
+    strides = dict(zip(axes, tensor.stride(), strict=True))
+    return [tensor.data_ptr(), *(next((strides[name] for name in names if name in strides), 0) for names in _AXES)]
+
+
+def _largest_cache() -> int:
+    """KiB of the L2 cache, or one MiB where the system doesn't say."""
+    try:
+        with open("/sys/devices/system/cpu/cpu0/cache/index2/size") as file:
+            return int(file.read().strip().removesuffix("K"))
+    except (OSError, ValueError):
+        return 1024
+
+
+_L2 = functools.cache(_largest_cache)
+
+
+def _native_tile(kernel: str, query: Tensor, value: Tensor, call: Call) -> tuple[int, int]:
+    """(queries, keys) of a tile, in whole vectors."""
+    tile = OVERRIDES.get("native") or _tuned("native", query, value, call)
+    if tile is not None:
+        chosen = (tile.block_m, tile.block_n)
+    else:
+        width, itemsize = max(query.shape[-1], value.shape[-1]), query.element_size()
+        limits = NATIVE_TILES.items()
+        fits = (t for (k, l2, d, b), t in limits if k == kernel and _L2() <= l2 and width <= d and itemsize <= b)
+        chosen = next(fits)
+    rows, keys = (-(-size // _VECTORS) * _VECTORS for size in chosen)
+    return rows, keys
+
+
+class _Operands(NamedTuple):
+    """The tensors of a native call. None stands for what a direction doesn't have, or what isn't wanted."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    out: Tensor | None
+    inputs: Inputs
+    saved: tuple[Tensor | None, ...]
+    d_out: Tensor | None = None
+    gradients: tuple[Tensor | None, ...] = (None, None, None)
+    raw: tuple[Tensor | None, ...] = (None,) * 1
+
+
+def _raw_axes(position: int, level: str) -> tuple[str, ...]:
+    """The axes of a raw gradient: those of queries or keys or, at the level of pairs, the input's own."""
+    return INPUT_AXES[position] if level == "pair" else ("batch", "head", "key" if level == "key" else "query")
+
+
+def _run_native(kernel: str, operands: _Operands, call: Call, head_dim: int) -> None:
+    query, key, value, out, inputs, saved, d_out, gradients, raw = operands
+    numbers = [query.shape[0], query.shape[1], query.shape[1] // key.shape[1], query.shape[2], key.shape[2]]
+    numbers += [query.shape[3], value.shape[3], call.left, call.right, call.offset]
+    numbers += [*_native_tile(kernel, query, value, call), head_dim]
+    whole = ("batch", "head", "query", "key")
+    for tensor in (query, key, value, out, d_out, *gradients):
+        numbers += _view(tensor, whole)
+    for tensor, axes in zip(inputs, INPUT_AXES, strict=True):
+        numbers += _view(tensor, axes)
+    for tensor in saved:
+        numbers += _view(tensor, whole[: tensor.dim()] if tensor is not None else whole)
+    for tensor, place in zip(raw, GRADIENTS, strict=True):
+        numbers += _view(tensor, _raw_axes(*place))
+    library = _native()
+    function = library.attngen_forward if kernel == "forward" else library.attngen_backward
+    listed = (ctypes.c_int64 * len(numbers))(*numbers)
+    error = function(listed, len(numbers), call.scale, query.dtype == torch.bfloat16)
+    if error is not None:
+        raise RuntimeError(f"alpha_entmax_attention: {error.decode()}")
+
+
+def native_forward(
+    query: Tensor, key: Tensor, value: Tensor, inputs: Inputs, call: Call, kept: int
+) -> tuple[Tensor, ...]:
+    """As `launch_forward`, by the native kernel."""
+    head_dim, value_dim, dtype = query.shape[-1], value.shape[-1], query.dtype
+    query, key, value = _operand(query), _operand(key), _operand(value)
+    out = query.new_empty(*query.shape[:3], value.shape[-1])
+    rows = [_rows(query) if kept >= WITH_ROWS else None for _ in range(3)]
+    wide = [torch.empty_like(out, dtype=torch.float32) if kept == WITH_ALL else None for _ in range(0)]
+    operands = _Operands(query, key, value, out, tuple(map(_single, inputs)), (*rows, *wide))
+    _run_native("forward", operands, call, head_dim)
+    channels = (x[..., :value_dim].contiguous() for x in wide if x is not None)
+    return out[..., :value_dim].to(dtype).contiguous(), *(x for x in rows if x is not None), *channels
+
+
+def native_backward(
+    d_out: Tensor, query: Tensor, key: Tensor, value: Tensor, inputs: Inputs, results: tuple[Tensor, ...], call: Call,
+    wanted: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """As `launch_backward`, by the native kernel."""
+    widths = (query.shape[-1], key.shape[-1], value.shape[-1])
+    query, key, value, d_out = map(_operand, (query, key, value, d_out))
+    out, saved = None, list(results)
+    if value.shape[-1] != widths[-1]:
+        saved = [x if x.dim() == 3 else torch.nn.functional.pad(x, (0, 1)) for x in saved]
+    tensors = zip((query, key, value), wanted, strict=False)
+    gradients = tuple(x.new_empty(x.shape) if wants else None for x, wants in tensors)
+    raw = tuple(
+        _raw_gradient(_raw_axes(*place), query, key) if wants else None
+        for place, wants in zip(GRADIENTS, wanted[3:], strict=True)
+    )
+    operands = _Operands(query, key, value, out, tuple(map(_single, inputs)), tuple(saved), d_out, gradients, raw)
+    _run_native("backward", operands, call, widths[0])
+    own = (None if x is None else x[..., :width] for x, width in zip(gradients, widths, strict=True))
+    return *own, *raw
+
+
+def _raw_gradient(axes: tuple[str, ...], query: Tensor, key: Tensor) -> Tensor:
+    """Uninitialized float32 of those axes."""
+    batch, heads, n_q, _ = query.shape
+    sizes = {"batch": batch, "head": heads, "kv_head": key.shape[1], "query": n_q, "key": key.shape[2]}
+    return query.new_empty([sizes[axis] for axis in axes], dtype=torch.float32)
+
+
 # ------------------------------------------------------------------------------------------- PyTorch's operator
 
 
@@ -1249,6 +2860,8 @@ def _forward(
 ) -> list[Tensor]:  # fmt: skip
     call = Call(scale, left, right, offset)
     inputs: Inputs = (alpha_in, )  # fmt: skip
+    if _on_native(query):
+        return list(native_forward(query, key, value, inputs, call, kept))
     if not _on_kernels(query):
         with _without_autocast(query.device):
             return [x.contiguous() for x in portable_forward(query, key, value, inputs, call, kept)]
@@ -1265,6 +2878,8 @@ def _backward(
     if _on_kernels(query):
         low = _interpretable([d_out, query, key, value])
         raw = launch_backward(*low, tuple(inputs), tuple(results), call, tuple(wanted))
+    elif _on_native(query):
+        raw = native_backward(d_out, *tensors, tuple(results), call, tuple(wanted))
     else:
         with _without_autocast(query.device):
             raw = portable_backward(d_out, *tensors, tuple(results), call, tuple(wanted))

@@ -1175,7 +1175,7 @@ void tile_of_pass1(const Call& call, const Block& block, int64_t first_key, Stat
 }
 
 // What two parts of the keys have carried becomes one; what is relative to the smaller pivot is rescaled.
-inline void merge_pass1(const Call& call, State& state, const State& part) {
+inline void merge_pass1([[maybe_unused]] const Call& call, State& state, const State& part) {
   Rows& rows = state.rows;
 
   for (int64_t lane = 0; lane < rows.count; lane += W) {
@@ -1208,7 +1208,6 @@ class Forward {
         v_interleaved_(INTERLEAVED ? packed_ * call.value_dim * call.block_n : 0) {}
 
   void run() {
-    using Scratch = ForwardScratch<T>;
     parallel<Scratch>(packed_, [&](int64_t task, Scratch&) {
       const int64_t plane = task / key_blocks_, first_key = task % key_blocks_ * call_.block_n;
       const int64_t batch = plane / call_.kv_heads(), kv_head = plane % call_.kv_heads();
@@ -1220,13 +1219,14 @@ class Forward {
   }
 
  private:
+  using Scratch = ForwardScratch<T>;
   static constexpr bool INTERLEAVED = !std::is_same_v<T, float>;
 
   void run_whole() {
-    parallel<ForwardScratch<T>>(tasks_, [&](int64_t task, ForwardScratch<T>& s) {
+    parallel<Scratch>(tasks_, [&](int64_t task, Scratch& s) {
       const Block block = block_of(task);
       const auto [first, end] = key_range(block);
-      start(block, s.state);
+      start(block, s.state.rows);
       load_queries(block, s);
       walk_pass1(block, first, end, s.state, s);
       finish_pass1(call_, s.state.rows);
@@ -1236,20 +1236,31 @@ class Forward {
 
   void run_in_parts(int64_t parts) {
     Buffer<State> states(tasks_ * parts);
-    parallel<ForwardScratch<T>>(tasks_ * parts, [&](int64_t task, ForwardScratch<T>& s) {
+    Buffer<Rows> known(tasks_);  // what each block has learnt between two walks
+    for (int64_t task = 0; task < tasks_; task++) start(block_of(task), *known.at(task));
+    walk_pass1_in_parts(parts, states, known);
+    for (int64_t task = 0; task < tasks_; task++) finish_pass1(call_, *known.at(task));
+    parallel<Scratch>(tasks_, [&](int64_t task, Scratch&) {
+      State& state = *states.at(task * parts);
+      state.rows = *known.at(task);
+      write(block_of(task), state);
+    });
+  }
+
+  void walk_pass1_in_parts(int64_t parts, const Buffer<State>& states, const Buffer<Rows>& known) const {
+    parallel<Scratch>(tasks_ * parts, [&](int64_t task, Scratch& s) {
       const Block block = block_of(task / parts);
       const auto [first, end] = key_range(block);
       const int64_t part = task % parts, size = end - first;
       State& state = *states.at(task);
-      start(block, state);
+      state.rows = *known.at(task / parts);
       load_queries(block, s);
       walk_pass1(block, first + part * size / parts, first + (part + 1) * size / parts, state, s);
     });
-    parallel<ForwardScratch<T>>(tasks_, [&](int64_t task, ForwardScratch<T>&) {
+    parallel<Scratch>(tasks_, [&](int64_t task, Scratch&) {
       State& state = *states.at(task * parts);
       for (int64_t part = 1; part < parts; part++) merge_pass1(call_, state, *states.at(task * parts + part));
-      finish_pass1(call_, state.rows);
-      write(block_of(task), state);
+      *known.at(task) = state.rows;
     });
   }
 
@@ -1267,8 +1278,7 @@ class Forward {
     return {std::min(first, end), end};
   }
 
-  void start(const Block& block, State& state) const {
-    Rows& rows = state.rows;
+  void start(const Block& block, Rows& rows) const {
     rows = Rows{};  // lanes beyond the last query are zero
     rows.count = block.count();
     for (int64_t r = 0; r < rows.count; r++) {
@@ -1312,8 +1322,7 @@ class Forward {
       product(rows.count, wide, call.dim, s.q, call.dim, k_across, ld, s.scores, ld, false);
 
       const bool edge = count != wide || !block.sees_all(call, first_key, first_key + count);
-      if (edge) tile_of_pass1<true>(call, block, first_key, state, s);
-      else tile_of_pass1<false>(call, block, first_key, state, s);
+      edge ? tile_of_pass1<true>(call, block, first_key, state, s) : tile_of_pass1<false>(call, block, first_key, state, s);
       const T* v = call.value.at<T>(batch, kv_head, first_key);
       int64_t v_ld = call.value.row, summands = count;
       if constexpr (INTERLEAVED) {
@@ -1348,14 +1357,19 @@ class Forward {
 
     for (int64_t r = 0; r < rows.count; r++) {
       const int64_t head = block.first_head + r / block.rows, row = block.first_row + r % block.rows;
-      const bool sees = rows.end_visible[r] > rows.first_visible[r];
-      T* out = call.out.at<T>(block.batch, head, row);
-      for (int64_t lane = 0; lane < call.value_dim; lane += W) {
-        const int64_t place = r * call.value_dim + lane;
-        const Vec o = load(state.acc + place) * Vec(rows.acc_factor[r]);
-        narrowed(sees ? o : Vec(0.f), out + lane, std::min(W, call.value_dim - lane));
-      }
+      write_row(rows, r, state, call.out.at<T>(block.batch, head, row));
       if (call.z.address) *call.z.at<float>(block.batch, head, row) = rows.z[r];
+    }
+  }
+
+  // The weighted sum of a query.
+  void write_row(const Rows& rows, int64_t r, const State& state, T* out) const {
+    const Call& call = call_;
+    const bool sees = rows.end_visible[r] > rows.first_visible[r];
+    for (int64_t lane = 0; lane < call.value_dim; lane += W) {
+      const int64_t place = r * call.value_dim + lane;
+      const Vec o = load(state.acc + place) * Vec(rows.acc_factor[r]);
+      narrowed(sees ? o : Vec(0.f), out + lane, std::min(W, call.value_dim - lane));
     }
   }
 
@@ -1474,6 +1488,7 @@ class Backward {
       rows.z[r] = *call.z.at<float>(batch, head, row);
       rows.delta[r] = dot(call.out.at<T>(batch, head, row), d_out + r * call.d_out.row);
     }
+
     {
       const Vec scale(call.scale);
 
@@ -1492,6 +1507,7 @@ class Backward {
       }
 
     }
+
     std::fill_n(reinterpret_cast<char*>(row_sums_.at(parts_ * task)), parts_ * sizeof(RowSums), 0);
   }
 
@@ -1506,9 +1522,10 @@ class Backward {
   }
 
   // Scores and dO . v of a block of keys and one of queries, keys for lines.
-  void multiply(int64_t batch, int64_t kv_head, int64_t first_key, int64_t count, int64_t block, BackwardScratch<T>& s) const {
+  void multiply(int64_t batch, int64_t head, int64_t first_key, int64_t count, int64_t block, BackwardScratch<T>& s) const {
     const Call& call = call_;
-    const int64_t wide = whole_vectors(rows_.at(block)->count), ld = call.block_m;
+    const Rows& rows = *rows_.at(block);
+    const int64_t wide = whole_vectors(rows.count), ld = call.block_m, kv_head = head / call.group;
     const T *k = call.key.at<T>(batch, kv_head, first_key), *v = call.value.at<T>(batch, kv_head, first_key);
     product(count, wide, call.dim, k, call.key.row, q_across_.at(block * call.dim * ld), ld, s.scores, ld, false);
     product(count, wide, call.value_dim, v, call.value.row, do_across_.at(block * call.value_dim * ld), ld, s.products, ld, false);
@@ -1582,7 +1599,7 @@ class Backward {
     Rows& rows = *rows_.at(block);
     RowSums& row_sums = *row_sums_.at(block * parts_ + part);
     const int64_t count = reached(first_row + rows.count - 1, first_key, keys.count), ld = call.block_m;
-    multiply(batch, head / call.group, first_key, count, block, s);
+    multiply(batch, head, first_key, count, block, s);
     T *weights = s.weights, *ds = s.ds;
     if constexpr (!INTERLEAVED) weights = s.scores, ds = s.products;  // in their places
     const bool edge = at_edge(first_row, rows, first_key, count, s.visible);

@@ -13,7 +13,7 @@ from attngen.emit import context as ct
 from attngen.emit import glossary as gl
 from attngen.emit.channels import last_step, output_gradient
 from attngen.emit.configs import NATIVE_TILES, configs
-from attngen.emit.cpp import assemble_cpp, expressible
+from attngen.emit.cpp import assemble_cpp
 from attngen.emit.printers import TORCH, TRITON, TRITON_TRANSPOSED, Printer
 from attngen.emit.statements import (
     OVER_KEYS,
@@ -84,7 +84,7 @@ class _Assembly:
             key=key,
             pairs=pairs,
             portable=portable,
-            cpp=assemble_cpp(plan) if expressible(plan) else None,
+            cpp=assemble_cpp(plan),
             native_tiles=NATIVE_TILES,
             kernel_names=self.kernel_names(),
             configs=configs(plan),

@@ -1,18 +1,48 @@
 """The step behind the weighted sum as text: sums over the channels one after the other, then formulas of one channel.
 
-Prints for Triton, whose tiles are rows by channels here, and for plain torch. It decides no mathematics.
+Prints for Triton, whose tiles are rows by channels here, for plain torch, and for C++, row by row. It decides no
+mathematics.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from attngen.analysis.result import ChannelSum, Output
 from attngen.emit.arrange import Place
-from attngen.emit.context import ChannelText, OutputGradient, Step
 from attngen.emit.printers import TORCH, TRITON, Printer
 from attngen.emit.statements import OVER_KEYS, Scribe, Uses
 from attngen.ir import Expr
 from attngen.schedule import OpPlan
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelText:
+    """A sum over the channels of a row: lines that lead to it, and its body, spread over a tile."""
+
+    name: str
+    lines: tuple[str, ...]
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step over channels: sums in order, then lines and the text of one channel's value."""
+
+    sums: tuple[ChannelText, ...]
+    lines: tuple[str, ...]
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutputGradient:
+    """The way back through the step behind the weighted sum `name`; `inputs` get a part of their gradient from it."""
+
+    name: str
+    d_out: str
+    step: Step
+    inputs: tuple[tuple[int, str], ...]  # (position, name)
+    uses: Uses
+
 
 _ROW, _CHANNEL = Place(row=True), Place(row=True, key=True)
 
@@ -44,8 +74,7 @@ class _Channels:
     """`uses` grows with every formula that is printed."""
 
     def __init__(self, plan: OpPlan, output: Output, printer: Printer) -> None:
-        blank = "tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)" if printer is TRITON else f"torch.zeros_like({output.name})"
-        self.scribe = Scribe(plan, replace(printer, blank=blank), OVER_KEYS)
+        self.scribe = Scribe(plan, replace(printer, blank=_blank(printer, output.name)), OVER_KEYS)
         rows = (*output.sums, *output.adjoints)
         self.leaves = {**self.scribe.ended(), **dict.fromkeys((s.name for s in rows), _ROW)}
         self.leaves |= {output.name: _CHANNEL, output.d_out: _CHANNEL}
@@ -66,3 +95,10 @@ class _Channels:
         lines = self.scribe.lines(targets, self.leaves, prefix)
         self.uses |= lines.uses
         return lines.outer + lines.inner, lines.tile
+
+
+def _blank(printer: Printer, name: str) -> str:
+    """Zeros of the shape of what is called `name`."""
+    if printer is TRITON:
+        return "tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)"
+    return f"torch.zeros_like({name})" if printer is TORCH else printer.blank

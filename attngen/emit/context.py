@@ -7,6 +7,7 @@ are what the templates use, no more and no less, which a test holds.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from attngen.emit.channels import OutputGradient, Step
 from attngen.emit.configs import Config, NativeTile
 from attngen.emit.cpp_context import CppSource
 from attngen.emit.statements import InputUse, PassText, Uses
@@ -21,24 +22,6 @@ class Term:
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelText:
-    """A sum over the channels of a row: lines that lead to it, and its body, spread over a tile."""
-
-    name: str
-    lines: tuple[str, ...]
-    body: str
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A step over channels: sums in order, then lines and the text of one channel's value."""
-
-    sums: tuple[ChannelText, ...]
-    lines: tuple[str, ...]
-    value: str
-
-
-@dataclass(frozen=True, slots=True)
 class Output:
     """What follows the last pass: lines, the weighted sum as a sum of terms, called `name`, and a step behind it."""
 
@@ -46,17 +29,6 @@ class Output:
     terms: tuple[Term, ...]
     name: str
     step: Step | None
-
-
-@dataclass(frozen=True, slots=True)
-class OutputGradient:
-    """The way back through the step behind the weighted sum `name`; `inputs` get a part of their gradient from it."""
-
-    name: str
-    d_out: str
-    step: Step
-    inputs: tuple[tuple[int, str], ...]  # (position, name)
-    uses: Uses
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +198,7 @@ class ModuleContext:
     key: KeyText
     pairs: tuple[PairText, ...]
     portable: PortableText
-    cpp: CppSource | None  # None if the plan has what the C++ templates can't say
+    cpp: CppSource
     native_tiles: tuple[NativeTile, ...]
     kernel_names: tuple[str, ...]
     configs: Mapping[str, tuple[Config, ...]]

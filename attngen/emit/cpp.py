@@ -13,12 +13,15 @@ from attngen import ir
 from attngen.analysis.result import InputGradient, RowSum
 from attngen.emit import cpp_context as ct
 from attngen.emit.arrange import Place
+from attngen.emit.channels import last_step
 from attngen.emit.printers import CPP
 from attngen.emit.statements import (
     OVER_KEYS,
     OVER_QUERIES,
+    SUPPORT,
     InputUse,
     PassText,
+    RootText,
     Scribe,
     split_uniform,
 )
@@ -31,13 +34,6 @@ _NAME = re.compile(r"[A-Za-z_]\w*")
 def assemble_cpp(plan: OpPlan) -> ct.CppSource:
     """What `templates/cpp` prints for `plan`."""
     return _CppAssembly(plan).source()
-
-
-def expressible(plan: OpPlan) -> bool:
-    """Whether the C++ templates can say what the plan does; elsewhere plain torch serves CPUs."""
-    formulas = (plan.normalizer.weights, plan.normalizer.score)
-    roots = any(isinstance(node, ir.Root) for formula in formulas for node in ir.walk(formula))
-    return not roots and plan.normalizer.output == ir.Name("o")
 
 
 def names_in(texts: Iterable[str]) -> frozenset[str]:
@@ -88,12 +84,15 @@ class _CppAssembly:
     def source(self) -> ct.CppSource:
         passes = tuple(self.forward_pass(n) for n in range(len(self.plan.analysis.forward.passes)))
         prepass = self.section({}, self.backward.prepass, (), "a") if self.backward.prepass else None
+        support = self.over_queries.support()
+        supported = self.section(support, (), (), "h") if support else None
         pairs = tuple(self.pair(g) for g in self.plan.pair_gradients)
         main, (epilogue, row_gradients), (output, terms) = self.main(), self.epilogue(), self.output()
-        sections = (*([prepass] if prepass else []), main, *(p.section for p in pairs))
+        step = self.step()
+        sections = (*(s for s in (supported, prepass) if s), main, *(p.section for p in pairs))
         tiles: tuple[ct.CppPass | ct.CppSection, ...] = (*passes, *sections)
         of_rows = [*(t.start for t in tiles), *(p.statistics for p in passes), output]
-        used = names_in([repr((tiles, of_rows, pairs, epilogue, row_gradients))])
+        used = names_in([repr((tiles, of_rows, pairs, epilogue, row_gradients, step))])
         return ct.CppSource(
             functions=used,
             row_names=self.row_names(of_rows, passes, used),
@@ -105,6 +104,8 @@ class _CppAssembly:
             accumulators=passes[-1].accumulators,
             output=output,
             terms=terms,
+            step=step,
+            support=supported,
             prepass=prepass,
             main=main,
             pairs=pairs,
@@ -174,7 +175,7 @@ class _CppAssembly:
         start, keys = self.arrays(early)
         of_row, of_key = self.levels(early)
         pivoted = names_in([*early.pair, *(p.exponent for p in text.pivots)])
-        summed = names_in(_bodies(text)) | names_in([*early.pair, *late.row, *late.pair])
+        summed = names_in([*_bodies(text), text.support]) | names_in([*early.pair, *late.row, *late.pair])
         inner = frozenset(_targets(late.row)) | {p.name for p in text.pivots}
         columns = names_in(a.column for a in text.accumulators if a.by_columns)
         return ct.CppPass(
@@ -196,6 +197,8 @@ class _CppAssembly:
             after=late.pair,
             carries=text.carries,
             accumulators=self.accumulators(text),
+            support=text.support,
+            search=self.search(text.root) if text.root else None,
             statistics=self.statistics(index, text.statistics),
         )
 
@@ -210,6 +213,15 @@ class _CppAssembly:
         names = [s.name for s in self.plan.analysis.forward.passes[index].statistics]
         return self.vectors(lines, tuple((n, n) for n in names if n in _targets(lines)))
 
+    def search(self, root: RootText) -> ct.CppSearch:
+        bounds = {"low": root.low, "high": root.high}
+        trial = {"residual": root.residual, "slope": root.slope, "curvature": root.curvature}
+        of_bounds, of_trial = (
+            self.vectors(lines, [(f"{root.name}_search.{name}", text) for name, text in stores.items()])
+            for lines, stores in ((root.bounds, bounds), (root.lines, trial))
+        )
+        return ct.CppSearch(root.name, root.direction, of_bounds, of_trial)
+
     def output(self) -> tuple[ct.Vectors, tuple[ct.CppTerm, ...]]:
         forward = self.plan.analysis.forward
         lines = self.over_keys.output()
@@ -217,6 +229,16 @@ class _CppAssembly:
         scaled = {a.name: factor != ir.number(1) for a, factor in pairs}
         stores = tuple((f"{n}_factor", lines.text[f"{n}_factor"]) for n, is_scaled in scaled.items() if is_scaled)
         return self.vectors(lines.outer + lines.inner, stores), tuple(ct.CppTerm(*item) for item in scaled.items())
+
+    def step(self) -> ct.CppStep | None:
+        last = last_step(self.plan, CPP)
+        if last is None or self.plan.analysis.output is None:
+            return None
+        step, _ = last
+        lines = [*(line for s in step.sums for line in s.lines), *step.lines]
+        used = names_in([*lines, *(s.body for s in step.sums), step.value])
+        rows = used & self.row_level - {*_targets(lines), *(s.name for s in step.sums)}
+        return ct.CppStep(self.plan.analysis.output.name, used & SIZES, _ordered(rows), step)
 
     # Backward
 
@@ -233,7 +255,7 @@ class _CppAssembly:
     ) -> ct.CppSection:
         terms = {f"{s.name}_term": s.body for s in sums} | {f"{g.name}_gradient": g.value for g in gradients}
         lines = self.over_queries.lines(targets | terms, None, prefix)
-        split = self.sort((*lines.outer, *lines.inner), lines.places)
+        split = self.sort((*lines.outer, *lines.leading, *lines.inner), lines.places)
         start, keys = self.arrays(split)
         of_row, of_key = self.levels(split)
         used = names_in([*split.pair, *lines.text.values()])
@@ -251,6 +273,7 @@ class _CppAssembly:
             lines=split.pair,
             weight=lines.text.get("weight", ""),
             dqk=lines.text.get("dqk", ""),
+            support=lines.text.get(SUPPORT, ""),
             sums=tuple(ct.CppText(s.name, lines.text[f"{s.name}_term"]) for s in sums),
             key_gradients=tuple(ct.CppText(g.name, lines.text[f"{g.name}_gradient"]) for g in gradients),
         )

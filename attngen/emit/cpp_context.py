@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from attngen.emit.channels import Step
 from attngen.emit.statements import CarryText, InputUse, PivotText
 
 Named = tuple[str, str]  # a name and the text of its value
@@ -34,10 +35,22 @@ class CppAccumulator:
 
 
 @dataclass(frozen=True, slots=True)
+class CppSearch:
+    """The search for the root `name`: its bounds, and of a walk's carries the residual with its two derivatives."""
+
+    name: str
+    direction: float
+    bounds: Vectors
+    trial: Vectors
+
+
+@dataclass(frozen=True, slots=True)
 class CppPass:
     """One pass of the forward. Lines `before` lead to the pivots, those `late` and `after` need them.
 
-    Of a tile, lines are queries and lanes are keys: `spread` names what a query has, the loads what keys have.
+    Of a tile, lines are queries and lanes are keys: `spread` names what a query has, the loads what keys have. A tile
+    on which `support` is nowhere positive adds nothing to the accumulators. With a `search` there is a walk for every
+    trial.
     """
 
     builtins: frozenset[str]
@@ -58,6 +71,8 @@ class CppPass:
     after: tuple[str, ...]
     carries: tuple[CarryText, ...]
     accumulators: tuple[CppAccumulator, ...]
+    support: str
+    search: CppSearch | None
     statistics: Vectors
 
 
@@ -67,6 +82,16 @@ class CppTerm:
 
     name: str
     scaled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CppStep:
+    """What becomes of the weighted sum `name` of a row, a vector of channels at a time; `spread` are row values."""
+
+    name: str
+    builtins: frozenset[str]
+    spread: tuple[str, ...]
+    step: Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +111,7 @@ class CppSection:
     lines: tuple[str, ...]
     weight: str
     dqk: str
+    support: str
     sums: tuple["CppText", ...]
     key_gradients: tuple["CppText", ...]
 
@@ -143,6 +169,8 @@ class CppSource:
     accumulators: tuple[CppAccumulator, ...]
     output: Vectors
     terms: tuple[CppTerm, ...]
+    step: CppStep | None
+    support: CppSection | None  # says which tiles the backward passes over
     prepass: CppSection | None
     main: CppSection
     pairs: tuple[CppPair, ...]
@@ -150,6 +178,10 @@ class CppSource:
     row_gradients: tuple[CppText, ...]
 
     @property
-    def sections(self) -> tuple[CppSection, ...]:
-        """The sections whose query-level lines are computed once for each block of queries."""
+    def early(self) -> tuple[CppSection, ...]:
+        """The sections whose query-level lines come before the row adjoints."""
+        return tuple(section for section in (self.support, self.prepass) if section)
+
+    @property
+    def late(self) -> tuple[CppSection, ...]:
         return (self.main, *(pair.section for pair in self.pairs))

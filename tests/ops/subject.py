@@ -67,7 +67,7 @@ class Subject:
 @contextlib.contextmanager
 def _tiled(module: ModuleType, blocks: tuple[int, int]) -> Iterator[None]:
     tile = module.Tile(*blocks, num_warps=4, num_stages=1)
-    names = ("forward", "backward_query", "backward_key", "backward_pair", "portable")
+    names = ("forward", "backward_query", "backward_key", "backward_pair", "portable", "native")
     module.OVERRIDES.update(dict.fromkeys(names, tile))
     try:
         yield
