@@ -15,10 +15,12 @@ from typing import Any, cast
 import torch
 from torch import fx
 from torch._dynamo import lookup_backend
+from torch._dynamo.utils import counters
+from torch._guards import CompileContext
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from attngen.dynamo.fuse import fuse
-from attngen.dynamo.report import CompileReport
+from attngen.dynamo.report import CompileReport, Skipped
 
 Compiled = Callable[..., Any]
 
@@ -37,6 +39,7 @@ def compile_reporting(
     report: CompileReport, module: fx.GraphModule, example_inputs: list[Any], inner: str = "inductor", **options: Any
 ) -> Compiled:
     """As `attngen_backend`, with a report that is filled on the way."""
+    report.begin(CompileContext.current_compile_id())
     fuse(module, report)
     if inner == "inductor":
         from torch._inductor.compile_fx import compile_fx
@@ -64,11 +67,15 @@ class AttngenPass(CustomGraphPass):
 def explain_compile(model: Callable[..., Any], *args: Any, **kwargs: Any) -> CompileReport:
     """Compile and run a model once, and tell which attention a fused op computed and what was left as it was, and why.
 
-    The model runs with the given arguments, in the mode in which it is.
+    The model runs with the given arguments, in the mode in which it is. Where torch.compile ends a graph is told too:
+    no backend sees what runs between graphs.
     """
     report = CompileReport()
     torch._dynamo.reset()
+    before = set(counters["graph_break"])
     compiled = torch.compile(model, backend=partial(compile_reporting, report, inner="eager"))
     compiled(*args, **kwargs)
     torch._dynamo.reset()
+    breaks = [str(reason).splitlines()[0] for reason in counters["graph_break"] if reason not in before]
+    report.skipped += [Skipped("torch.compile", f"what follows a graph break may run uncompiled: {x}") for x in breaks]
     return report

@@ -26,6 +26,12 @@ class Contraction:
     out: Letters
     summed: str
 
+    @property
+    def by_one_matrix(self) -> bool:
+        """Whether a batch is multiplied with one matrix, as with a layer's weights."""
+        common = [letter for letter in self.a_letters if letter in self.b_letters and letter in self.out]
+        return len(self.out) > 2 and not common and min(len(self.a_letters), len(self.b_letters)) == 2
+
 
 def is_contraction(node: fx.Node) -> bool:
     """Products that give a tensor of their own; into one that is there already they are changes like any other."""

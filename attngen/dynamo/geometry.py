@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from attngen.dynamo.contraction import Contraction
-from attngen.dynamo.layout import Atom, Dim, Dims, Layout
+from attngen.dynamo.layout import Dim, Dims, Layout
 from attngen.dynamo.lift import atom_of
 from attngen.dynamo.nodes import Hints, NotAttention, NotLifted, tensor_of
 
@@ -91,7 +91,7 @@ def second_dims(second: fx.Node, weights: Dims, product: Contraction, hints: Hin
     new = [letter for letter in product.b_letters if letter not in letters]
     if len(new) != 1 or new[0] not in product.out:
         raise NotAttention("values without exactly one axis of channels")
-    channel = (Atom("channel", hints.size(tensor_of(product.b).shape[product.b_letters.index(new[0])])),)
+    channel = atom_of("channel", hints.size(tensor_of(product.b).shape[product.b_letters.index(new[0])]))
     letters[new[0]] = channel
     return letters, channel, tuple(letters[letter] for letter in product.out)
 
@@ -129,21 +129,12 @@ def read_geometry(
     b = _operand_dims(first.b, first.b_letters, by_letter, hints)
     query, key = (b, a) if flipped else (a, b)
     value = _operand_dims(second.b, second.b_letters, letters, hints)
-    _check(layout.resolved(weights), query, key, lead)
+    if any(atom not in {atom for dim in layout.resolved(weights) for atom in dim} for atom in lead):
+        raise NotLifted("weights that lack an axis of the scores")
     kv_heads = shared_heads(lead[1:], key, value)
     return Geometry(
         query, key, value, scores, output, lead[:1], lead[1:], kv_heads, rows, keys, depth, channel
     )  # fmt: skip
-
-
-def _check(weights: Dims, query: Operand, key: Operand, lead: Dim) -> None:
-    weight_atoms = {atom for dim in weights for atom in dim}
-    if any(atom not in weight_atoms for atom in lead):
-        raise NotLifted("weights that lack an axis of the scores")
-    query_atoms = {atom for dim in query.dims for atom in dim}
-    key_atoms = {atom for dim in key.dims for atom in dim}
-    if lead and not any(atom in query_atoms and atom in key_atoms for atom in lead):
-        raise NotAttention("keys that all of a batch share: a layer's weights")
 
 
 def shared_heads(heads: Dim, key: Operand, value: Operand) -> Dim:

@@ -2,6 +2,7 @@
 and where a large finite one. It looks at numbers in the branches of choices, and decides nothing about weights.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from attngen.dynamo.formulas import FALSE, FINITE, LARGE, LARGEST, LOST, op
@@ -36,8 +37,15 @@ class Hiding:
                 infinite, lost = op("lt", mask, Number(FINITE)), op("lt", mask, Number(LOST))
                 mask = op("where", infinite, Number(-LARGE), op("where", lost, Number(-LARGEST), mask))
             if isinstance(mask, Apply) and mask.op == "where":
-                return self._spread(mask, other)
+                return self._hidden_before(other, lambda m=mask, o=other: self._spread(m, o))  # type: ignore[misc]
         return None
+
+    def _hidden_before(self, scores: Expr, masked: Callable[[], Expr]) -> Expr:
+        """What a further mask makes of scores, where earlier ones haven't hidden the key: then it stays hidden."""
+        hidden, filled = any_of(self.hidden), any_of(self.filled)
+        more = masked()
+        lost = op("where", any_of(self.hidden), Number(-LARGE), op("add", FILL, _no_number(scores)))
+        return op("where", hidden, Number(-LARGE), op("where", filled, lost, more))
 
     def _spread(self, mask: Expr, other: Expr) -> Expr:
         """The sum of a mask's choices and scores, chosen in the mask's way."""
@@ -45,7 +53,7 @@ class Hiding:
             return op("add", mask, other)
         condition, a, b = mask.args
         # What is added to a number that hides is lost, but not its gradient: a row of such numbers alone still has one.
-        kept = op("sub", other, op("detach", other))
+        kept = _no_number(other)
         for where, value, rest in ((condition, a, b), (op("not", condition), b, a)):
             if value == Number(-LARGE):
                 self.hidden.append(where)
@@ -63,16 +71,21 @@ class Hiding:
                 if value == Number(-LARGE):
                     self.hidden.append(mask)
                 elif isinstance(value, Number) and -LARGE < value.value <= LOST:
+                    # The number stands there now even where minus infinity stood.
+                    self.hidden = [op("and", other, op("not", mask)) for other in self.hidden]
                     return self._filled_with(mask, value, otherwise)
         return op("where", condition, a, b)
 
     def _filled_with(self, condition: Expr, number: Number, otherwise: Expr, more: Expr | None = None) -> Expr:
-        """The number where the condition holds, plus `more`."""
-        value: Expr = number
-        if self.fill in (None, number):
-            self.fill, value = number, FILL
-            self.filled.append(condition)
-        return op("where", condition, value if more is None else op("add", value, more), otherwise)
+        """The number where the condition holds, plus `more`. Numbers of several sizes count as one."""
+        self.fill = number if self.fill is None else min(self.fill, number, key=lambda x: x.value)
+        self.filled.append(condition)
+        return op("where", condition, FILL if more is None else op("add", FILL, more), otherwise)
+
+
+def _no_number(expr: Expr) -> Expr:
+    """Zero, with the formula's gradient."""
+    return op("sub", expr, op("detach", expr))
 
 
 def any_of(conditions: list[Expr]) -> Expr:

@@ -17,7 +17,7 @@ from attngen.dynamo.formulas import LOST, QK, constant, op
 from attngen.dynamo.hiding import Hiding
 from attngen.dynamo.layout import Atom, Dim, Dims, Layout
 from attngen.dynamo.nodes import NotLifted
-from attngen.dynamo.reductions import REDUCTIONS, Row
+from attngen.dynamo.reductions import PAIRS, REDUCTIONS, Row
 from attngen.dynamo.rules import COMPARISONS, LOGICAL, POINTWISE
 from attngen.dynamo.views import moved
 from attngen.ir import Apply, Expr, Name, Number, names, number
@@ -128,9 +128,12 @@ class Lifting:
         args = [self.argument(arg) for arg in node.args]
         kwargs = {key: self.argument(arg) for key, arg in node.kwargs.items()}
         if name == "getitem":
-            return args[0] if node.args[1] == 0 else None
+            several = args[0] if isinstance(args[0], tuple) else (args[0],)
+            return next((part for place, part in enumerate(several) if place == node.args[1]), None)
         if any(arg is None and isinstance(given, fx.Node) for arg, given in zip(args, node.args, strict=True)):
             raise NotLifted(f"{name} of a result that isn't lifted")
+        if name in PAIRS:
+            return tuple(self.reduce(part, args, kwargs) for part in PAIRS[name])
         if name in REDUCTIONS:
             return self.reduce(name, args, kwargs)
         if name in LOGICAL:

@@ -45,8 +45,10 @@ class Lifted:
 
 def lift(region: Region, hints: Hints) -> Lifted:
     """The region's formula and axes. Raises NotLifted."""
-    module = traced(region, hints)
     first, second = read(region.scores), weights_first(region.second, read(region.second), region.weights)
+    if hints.size(tensor_of(second.a).shape[second.a_letters.index(second.summed)]) == 1:
+        raise NotLifted("attention to one key alone")
+    module = traced(region, hints)
     layout = Layout()
     dims, ends = score_dims(region.scores, first, hints)
     lifting = Lifting(layout, ends)

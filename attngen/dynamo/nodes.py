@@ -46,6 +46,11 @@ def tensor_of(node: Any) -> Tensor:
     return value
 
 
+def is_zero(number: Any) -> bool:
+    """Whether a number is zero; torch.compile makes a guard of it where the graph gets the number as an input."""
+    return bool(value_of(number) == 0)
+
+
 def mutates(node: fx.Node) -> bool:
     """Whether the node may change a tensor that exists already."""
     name = name_of(node)

@@ -86,18 +86,26 @@ def _logsumexp(row: Row) -> Expr:
     return op("log", row.each(_exponential).total)
 
 
+def _root(total: Expr, order: Expr) -> Expr:
+    """The total's root. Where the total is zero torch gives it the slope zero, and that of the root isn't finite."""
+    some = op("gt", total, number(0))
+    of = op("where", some, total, number(1))
+    root = op("sqrt", of) if order == number(2) else op("pow", of, op("div", number(1), order))
+    return op("where", some, root, number(0))
+
+
 def _norm(row: Row, order: Any) -> Expr:
     order = order.expr if hasattr(order, "expr") else order
     size = row.each(lambda x: op("abs", x))
     if order == number(1):
         return size.total
     if order == number(2):
-        return op("sqrt", row.each(lambda x: op("pow", x, number(2))).total)
+        return _root(row.each(lambda x: op("pow", x, order)).total, order)
     if order == constant(float("inf")):
         return size.folded("amax", "max")
     if order == number(0) or order == constant(float("-inf")):
         raise NotLifted("a norm of this order")
-    return op("pow", size.each(lambda x: op("pow", x, order)).total, op("div", number(1), order))
+    return _root(size.each(lambda x: op("pow", x, order)).total, order)
 
 
 def _variance(row: Row, correction: Any) -> Expr:
@@ -117,9 +125,10 @@ REDUCTIONS: dict[str, ReductionRule] = {
     "max": _LARGEST,
     "min": _LEAST,
     "var": ReductionRule(_variance, keepdim=99),
-    "std": ReductionRule(lambda row, correction: op("sqrt", _variance(row, correction)), keepdim=99),
+    "std": ReductionRule(lambda row, correction: _root(_variance(row, correction), number(2)), keepdim=99),
     "logsumexp": ReductionRule(lambda row, _: _logsumexp(row)),
     "_softmax": ReductionRule(lambda row, _: row.total, each=_share),
     "_log_softmax": ReductionRule(lambda row, _: _logsumexp(row), each=lambda x, row: op("sub", x, _logsumexp(row))),
     "linalg_vector_norm": ReductionRule(_norm, axis=2, keepdim=3, option=1),
 }
+PAIRS = {"var_mean": ("var", "mean"), "std_mean": ("std", "mean")}

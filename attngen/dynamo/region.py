@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from torch import fx
 
 from attngen.dynamo.changes import check_unchanged, in_order
-from attngen.dynamo.contraction import is_contraction, operands
-from attngen.dynamo.nodes import LAYOUT, NotAttention, NotLifted, name_of
+from attngen.dynamo.contraction import is_contraction, operands, read
+from attngen.dynamo.nodes import LAYOUT, NotAttention, NotLifted, is_zero, name_of
 
-_BARRIERS = {"linear", "addmm", "conv1d", "conv2d", "layer_norm", "embedding", "scaled_dot_product_attention"}
+_BARRIERS = {"linear", "addmm", "conv1d", "conv2d", "embedding", "scaled_dot_product_attention"}
 _TAIL = {"truediv", "div", "divide", "true_divide", "mul", "multiply"}
 _TAIL_STEPS = 6  # nodes behind the second contraction among which a late normalization is looked for
 
@@ -64,6 +64,8 @@ def _first_contractions(weights: fx.Node) -> Iterator[fx.Node]:
 
 def cut(second: fx.Node, scores: fx.Node, weights: fx.Node, value: fx.Node) -> Region:
     """The region between two contractions. Raises NotLifted where something else reads or changes its tensors."""
+    if read(scores).by_one_matrix:
+        raise NotAttention("keys that all of a batch share: a layer's weights")
     order = {node: position for position, node in enumerate(second.graph.nodes)}
     below = _below(scores, order)
     if value in below:
@@ -134,4 +136,4 @@ def _is_second(node: fx.Node, nodes: tuple[fx.Node, ...]) -> bool:
 def _drops(node: fx.Node) -> bool:
     names = ("input", "p", "training", "inplace")
     given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-    return bool(given.get("training", True)) and bool(given.get("p", 0.5) != 0)
+    return bool(given.get("training", True)) and not is_zero(given.get("p", 0.5))

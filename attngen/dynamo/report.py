@@ -47,6 +47,13 @@ class CompileReport:
 
     replaced: list[Replaced] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    begun: dict[object, tuple[int, int]] = field(default_factory=dict, repr=False)
+
+    def begin(self, compilation: object) -> None:
+        """What an earlier attempt at the same compilation has left is forgotten: torch.compile makes another one."""
+        at = self.begun.setdefault(compilation, (len(self.replaced), len(self.skipped)))
+        if compilation is not None:
+            del self.replaced[at[0] :], self.skipped[at[1] :]
 
     def __str__(self) -> str:
         lines = [f"{len(self.replaced)} fused, {len(self.skipped)} left as they were"]

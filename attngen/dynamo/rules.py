@@ -11,7 +11,7 @@ from attngen.dynamo.nodes import NotLifted
 from attngen.ir import Expr, number
 
 Rule = Callable[..., Expr]
-ONE = number(1)
+ONE, MINUS_ONE, THREE = number(1), number(-1), number(3)
 LN2, LN10 = constant(0.6931471805599453), constant(2.302585092994046)
 
 
@@ -40,6 +40,21 @@ def _clamp(x: Expr, low: Expr | None = None, high: Expr | None = None, **named: 
     return x if high is None else op("where", op("gt", x, high), high, x)
 
 
+def _hardtanh(x: Expr, low: Expr = MINUS_ONE, high: Expr = ONE) -> Expr:
+    """On a bound the slope is zero here: neither `where` below passes it on, other than in a clamp."""
+    return op("where", op("le", x, low), low, op("where", op("ge", x, high), high, x))
+
+
+def _hardsigmoid(x: Expr) -> Expr:
+    return op("div", _hardtanh(op("add", x, THREE), number(0), number(6)), number(6))
+
+
+def _hardswish(x: Expr) -> Expr:
+    """On the upper bound the slope is one, that of the branch above it."""
+    between = op("div", op("mul", x, op("add", x, THREE)), number(6))
+    return op("where", op("le", x, op("neg", THREE)), number(0), op("where", op("lt", x, THREE), between, x))
+
+
 def _softplus(x: Expr, beta: Expr = ONE, threshold: Expr = ONE) -> Expr:
     del threshold  # torch's spelling leaves out what is below 2e-9 there
     return op("div", op("softplus", op("mul", x, beta)), beta)
@@ -59,6 +74,10 @@ def _addcmul(x: Expr, a: Expr, b: Expr, value: Expr = ONE) -> Expr:
 
 def _plain(name: str) -> Rule:
     return lambda *args: op(name, *args)
+
+
+def _lerp(a: Expr, b: Expr, weight: Expr) -> Expr:
+    return op("add", a, op("mul", weight, op("sub", b, a)))
 
 
 def _nan_to_num(x: Expr, nan: Expr | None = None, *_: Expr | None) -> Expr:
@@ -81,11 +100,15 @@ POINTWISE: dict[str, Rule] = {
     "clamp": _clamp,
     "clamp_min": _clamp,
     "clamp_max": lambda x, high: _clamp(x, None, high),
+    "hardtanh": _hardtanh,
+    "hardsigmoid": _hardsigmoid,
+    "hardswish": _hardswish,
     "softplus": _softplus,
     "where": _where,
     "masked_fill": _masked_fill,
     "addcmul": _addcmul,
     "nan_to_num": _nan_to_num,
+    "lerp": _lerp,
     "reciprocal": lambda x: op("div", number(1), x),
     "square": lambda x: op("pow", x, number(2)),
     "exp2": lambda x: op("exp", op("mul", x, LN2)),

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import fx
 from torch._subclasses import FakeTensor
 
-from attngen.dynamo.nodes import NotLifted, name_of, tensor_of, value_of
+from attngen.dynamo.nodes import NotLifted, is_zero, name_of, tensor_of, value_of
 
 COMPOSITES = ("scaled_dot_product_attention", "multi_head_attention_forward")
 _SDPA = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
@@ -95,7 +95,7 @@ def _guarded(spelled: Spelled, build: Any) -> fx.Node:
 
 
 def _attention(spelled: Spelled, given: dict[str, Any]) -> fx.Node:
-    if given.get("dropout_p", 0.0) != 0:
+    if not is_zero(given.get("dropout_p", 0.0)):
         raise NotLifted("dropout in training")
     query, key, value = given["query"], given["key"], given["value"]
     depth = tensor_of(query).shape[-1]
@@ -139,7 +139,7 @@ def _attention_output(node: fx.Node) -> fx.Node:
 
 
 def _multi_head(spelled: Spelled, given: dict[str, Any]) -> fx.Node:
-    if given["training"] and given["dropout_p"] != 0:
+    if given["training"] and not is_zero(given["dropout_p"]):
         raise NotLifted("dropout in training")
     rare = ("bias_k", "bias_v", "static_k", "static_v")
     if given["add_zero_attn"] or any(given[name] is not None for name in rare):

@@ -18,11 +18,11 @@ from attngen.dynamo.region import Region
 _KEPT = {
     "softplus", "silu", "log_sigmoid_forward", "logaddexp", "relu", "masked_fill", "nan_to_num", "logsumexp", "square",
     "rsub", "sgn", "addcmul", "linalg_vector_norm", "_softmax", "_log_softmax", "detach", "clamp", "clamp_min",
-    "clamp_max", "sinh", "cosh", "var", "std",
+    "clamp_max", "sinh", "cosh", "var", "std", "hardtanh", "hardsigmoid", "hardswish", "lerp",
 }  # fmt: skip
 _MORE = (
     "gelu", "leaky_relu", "elu", "celu", "selu", "mish", "softshrink",
-    "hardshrink", "threshold", "logit",
+    "hardshrink", "threshold", "logit", "native_layer_norm",
 )  # fmt: skip
 _SIZED = {"view", "reshape", "expand", "unflatten", "flatten", "transpose", "permute", "unsqueeze", "squeeze", "repeat"}
 

@@ -33,6 +33,8 @@ def moved(name: str, node: fx.Node, dims: Dims, layout: Layout) -> Dims:
             return tuple(dim if dim else free for dim, free in zip(padded, layout.fresh(sizes), strict=True))
         case "slice" if sizes == tuple(node.all_input_nodes[0].meta["val"].shape):
             return dims
+        case "slice" | "select" | "index":
+            raise NotLifted(f"only a part of the scores, or of what belongs to them, is used ({name})")
     raise NotLifted(f"{name} has no formula")
 
 

@@ -107,6 +107,12 @@ def gradient_switched_off(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (s - peak).sigmoid() @ v
 
 
+def maximum_of_one_key(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Where scores tie its gradient goes to one of them, that of `amax` to all."""
+    s = scores(q, k)
+    return F.softplus(s - s.max(-1, keepdim=True).values) @ v
+
+
 LOOKALIKES: dict[str, Function] = {
     "weights used elsewhere": weights_used_elsewhere,
     "scores used elsewhere": scores_used_elsewhere,
@@ -133,5 +139,6 @@ LOOKALIKES: dict[str, Function] = {
     "rounded": lambda q, k, v: scores(q, k).round().softmax(-1) @ v,
     "wide heads": wide_heads,
     "values of the scores": values_of_the_scores,
+    "maximum of one key": maximum_of_one_key,
     "gradient switched off": gradient_switched_off,
 }

@@ -14,6 +14,7 @@ SEEN = torch.ones(ROWS, KEYS, dtype=torch.bool).tril()
 SCATTERED = (torch.arange(ROWS)[:, None] * 3 + torch.arange(KEYS)[None, :] * 5) % 4 < 2
 PADDING = torch.ones(BATCH, 1, 1, KEYS, dtype=torch.bool)
 PADDING[1, ..., 9:] = False
+PADDED = torch.zeros(BATCH, 1, 1, KEYS).masked_fill(~PADDING, float("-inf"))
 SLOPES = torch.tensor([0.5, 0.25, 0.125, 0.0625])
 
 
@@ -170,6 +171,15 @@ def alibi(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (scores(q, k) - SLOPES[:, None, None] * distance).softmax(-1) @ v
 
 
+def two_masks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Numbers are added twice, and how many of them hide keys isn't known."""
+    return (scores(q, k) + SLOPES[:, None, None] * torch.arange(KEYS) + PADDED).softmax(-1) @ v
+
+
+def number_over_infinity(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (scores(q, k) + PADDED).masked_fill(~SCATTERED, -1e9).softmax(-1) @ v
+
+
 SOFTMAX: dict[str, Function] = {
     "at sign": lambda q, k, v: F.softmax(q @ k.mT * SCALE, dim=-1) @ v,
     "matmul": lambda q, k, v: torch.matmul(torch.softmax(torch.matmul(q, k.transpose(2, 3)) / math.sqrt(DIM), 3), v),
@@ -220,6 +230,10 @@ SOFTMAX: dict[str, Function] = {
     "distance": alibi,
     "padded by the least number": padded_by_the_least_number,
     "keys repeated in blocks": repeated_in_blocks,
+    "two masks": two_masks,
+    "a number over infinity": number_over_infinity,
+    "one channel": lambda q, k, v: scores(q, k).softmax(-1) @ v[..., :1],
+    "one key head, no batch": lambda q, k, v: scores(q[:1], k[:1, :1]).softmax(-1) @ v[:1, :1],
 }
 
 # ------------------------------------------------------------------------------------------------------- sigmoid
@@ -327,6 +341,7 @@ UNUSUAL: dict[str, Function] = {
     "elu + 1": lambda q, k, v: F.normalize(F.elu(scores(q, k)) + 1, p=1.0, dim=-1) @ v,
     "leaky": lambda q, k, v: F.leaky_relu(scores(q, k), 0.1) @ v,
     "polynomial": lambda q, k, v: F.normalize(1 + scores(q, k) + scores(q, k) ** 2 / 2, p=1.0, dim=-1) @ v,
+    "layer norm": lambda q, k, v: F.layer_norm(scores(q, k), (KEYS,)) @ v,
     "unit rows": lambda q, k, v: F.normalize(F.softplus(scores(q, k)), dim=-1) @ v,
     "causal linear": lambda q, k, v: (scores(q, k) * causal_mask(ROWS, KEYS)) @ v,
     "sum of two": lambda q, k, v: (scores(q, k).softmax(-1) + 0.1 * scores(q, k).sigmoid()) @ v,

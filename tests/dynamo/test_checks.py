@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from attngen import notation
@@ -166,11 +167,24 @@ def test_an_op_that_says_so_changes_its_argument() -> None:
         torch.testing.assert_close(compiled(*given), model(*given))
 
 
-def test_a_clamp_passes_the_gradient_on_its_bound() -> None:
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda s: s.clamp(min=0),
+        lambda s: F.hardtanh(s, 0.0, 1.0),
+        lambda s: F.hardsigmoid(s - 3),
+        lambda s: F.hardswish(s - 3),
+        lambda s: F.hardswish(s + 3),
+        lambda s: F.normalize(s, p=2.0, dim=-1),
+        lambda s: (s - s.mean(-1, keepdim=True)) / (s.std(-1, keepdim=True) + 1e-5),
+        lambda s: s - s.amax(-1, keepdim=True),
+    ],
+)
+def test_slopes_on_bounds(function: Callable[[Tensor], Tensor]) -> None:
     """Random scores never lie on one; those of a query of zeros all do."""
 
     def model(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return scores(q, k).clamp(min=0) @ v
+        return function(scores(q, k)) @ v
 
     q, k, v = tensors()
     assert len(compiled_like_eager(model, torch.zeros_like(q), k, v).replaced) == 1

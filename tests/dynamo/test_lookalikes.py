@@ -38,6 +38,8 @@ def test_lookalike_is_left_alone(name: str) -> None:
         ("symmetric", "lines up different axes"),
         ("strongest keys", "topk"),
         ("wide heads", "head dim of query above 256"),
+        ("maximum of one key", "where scores are equal"),
+        ("half of the keys", "only a part of the scores"),
         ("gradient switched off", "mode changes"),
     ],
 )

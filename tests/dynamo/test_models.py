@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.utils.checkpoint import checkpoint
 
+import attngen
 from tests.dynamo.conftest import compiled_like_eager
 from tests.dynamo.models import GPT, GPTBlock, LlamaAttention, ViT
 
@@ -72,6 +73,24 @@ def test_multihead_attention_with_padding() -> None:
     for options in ({}, {"need_weights": False}):
         report = compiled_like_eager(Cross(**options), torch.randn(2, 5, 16), torch.randn(2, 6, 16), padding)
         assert len(report.replaced) == 1, report
+
+
+def test_multihead_attention_of_dynamic_sizes() -> None:
+    """Its p = 0 is an input of torch.compile's first attempt, which is given up; the report is that of the last one."""
+    padding = torch.zeros(2, 6, dtype=torch.bool)
+    report = compiled_like_eager(
+        Cross(), torch.randn(2, 5, 16), torch.randn(2, 6, 16), padding, inner="eager", dynamic=True
+    )
+    assert [len(report.replaced), len(report.skipped)] == [1, 0], report
+
+
+def test_a_graph_break_is_told() -> None:
+    def model(x: Tensor) -> Tensor:
+        torch._dynamo.graph_break()
+        return x
+
+    (entry,) = attngen.explain_compile(model, torch.randn(2)).skipped
+    assert "graph break" in entry.why
 
 
 def test_multihead_attention_whose_weights_are_used() -> None:
