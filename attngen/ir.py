@@ -43,6 +43,7 @@ ARITY: dict[str, int] = {
     "softplus": 1, "relu": 1, "silu": 1, "erf": 1, "atan": 1, "sin": 1, "cos": 1,
     "min": 2, "max": 2, "clip": 3, "where": 3, "detach": 1,
     "lt": 2, "le": 2, "gt": 2, "ge": 2, "eq": 2, "ne": 2, "and": 2, "or": 2, "not": 1,
+    "nonzero": 1,  # x, or the least divisor where it is closer to zero; only the analysis writes it
     "attains": 2,  # a is b up to rounding; only the analysis writes it
 }  # fmt: skip
 VARIADIC = frozenset({"add", "mul", "and", "or"})

@@ -55,7 +55,7 @@ class AuxRow:
     """A row value that a call returns on request: `name` as its field, the saved row that it is, its meaning.
 
     `prefix` stands before the meaning, "log " or nothing; `suffix` behind it, where a sum is relative to a pivot.
-    `of_nothing` is the value for a row that sees no key.
+    `of_nothing` is the value for a row that sees no key, in fp32.
     """
 
     name: str
@@ -174,16 +174,22 @@ def _aux_row(carry: Carry | None, statistic: RowStatistic, pivot: Pivot | None) 
             suffix = f" / {notation.text(ir.apply('pow', name, power))}"
     of_nothing = "0"  # its bounds count as zero where there is nothing to reduce
     if carry is not None:
-        of_nothing = {"sum": "-inf" if statistic.logarithmic else "0", "amax": "-inf", "amin": "inf"}[carry.kind]
+        of_nothing = {"sum": _empty_sum(statistic), "amax": "-inf", "amin": "inf"}[carry.kind]
     shown, prefix = statistic.label or statistic.name, "log " if statistic.logarithmic else ""
     return AuxRow(shown, statistic.name, prefix, statistic.meaning, suffix, of_nothing)
+
+
+def _empty_sum(statistic: RowStatistic) -> str:
+    if any(isinstance(e, ir.Apply) and e.op == "nonzero" for e in ir.walk(statistic.value)):
+        return "log(2**-100)" if statistic.logarithmic else "2**-100"
+    return "-inf" if statistic.logarithmic else "0"
 
 
 def _forward_names(analysis: Analysis) -> frozenset[str]:
     """What the weights are made of; other statistics are there for the backward alone."""
     forward, exprs = analysis.forward, [analysis.backward.weights, *analysis.forward.factors]
     for this in forward.passes:
-        exprs += [c.body for c in this.carries] + [s.value for s in this.statistics if s.value != ir.Name(s.name)]
+        exprs += [c.body for c in this.carries] + [s.value for s in this.statistics if s.name not in ir.names(s.value)]
         exprs += [this.root.low, this.root.high] if this.root else []
     return frozenset().union(*map(ir.names, exprs))
 

@@ -19,10 +19,10 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = exp(bias + qk * scale - lse)
-    dqk = scale * (dp - delta) * exp(bias + qk * scale - lse)
+    dqk = scale * exp(bias + qk * scale - lse) * (dp - delta)
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
-    gradient of bias: (dp - delta) * exp(bias + qk * scale - lse)
+    gradient of bias: exp(bias + qk * scale - lse) * (dp - delta)
 """
 
 import ctypes
@@ -302,7 +302,7 @@ def additive_bias_backward_query(
             bias_in = tl.load(bias_in_rows[:, None] + bias_in_columns[None, :], mask=bias_in_mask, other=0.0)
             bias_in = bias_in.to(tl.float32)
 
-            dqk = (dp - delta[:, None]) * tl.exp2(t1 * qk + LOG2E * (bias_in - lse[:, None]))
+            dqk = tl.exp2(t1 * qk + LOG2E * (bias_in - lse[:, None])) * (dp - delta[:, None])
 
             ds = dqk
             if edge:
@@ -395,7 +395,7 @@ def additive_bias_backward_key(
                 lse = tl.load(lse_ptr + row + rows, mask=rows < n_q, other=0.0)
                 delta = tl.load(delta_ptr + row + rows, mask=rows < n_q, other=0.0)
                 weight = tl.exp2(t1 * qk + LOG2E * (bias_in - lse[None, :]))
-                dqk = (dp - delta[None, :]) * weight
+                dqk = weight * (dp - delta[None, :])
 
                 p = weight
                 ds = dqk
@@ -479,7 +479,7 @@ def additive_bias_backward_pair_bias(
 
         t1 = LOG2E * scale
 
-        value = (dp - delta[:, None]) * tl.exp2(t1 * qk + LOG2E * (bias_in - lse[:, None]))
+        value = tl.exp2(t1 * qk + LOG2E * (bias_in - lse[:, None])) * (dp - delta[:, None])
 
         total += tl.where(visible, value, 0.0)
     pointers = d_bias_in_ptr + tl.cast(plane, tl.int64) * n_q * n_k
@@ -922,8 +922,8 @@ def portable_backward(
 
             weight = torch.exp(bias_in - lse + scale * qk)
             t1 = dp - delta
-            dqk = scale * t1 * weight
-            bias_gradient = t1 * weight
+            dqk = scale * weight * t1
+            bias_gradient = weight * t1
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1608,7 +1608,7 @@ void tile_of_backward(const Call& call, int64_t batch, int64_t head, int64_t fir
       const Vec bias_in = load(bias_in_line + lane);
 
       const Vec weight = exp(bias_in - lse + scale * qk);
-      const Vec dqk = (dp - delta) * weight;
+      const Vec dqk = weight * (dp - delta);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);
@@ -1637,7 +1637,7 @@ void tile_of_bias(const Call& call, int64_t batch, int64_t head, int64_t first_r
 
       const Vec bias_in = load(bias_in_line + lane);
 
-      const Vec bias_gradient = (dp - delta) * exp(bias_in - lse + scale * qk);
+      const Vec bias_gradient = exp(bias_in - lse + scale * qk) * (dp - delta);
 
       const Vec here = bias_gradient;
       (load(total + key * ld + lane) + (EDGE ? select(seen, here, Vec(0.f)) : here)).store(total + key * ld + lane);

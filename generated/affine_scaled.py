@@ -24,10 +24,10 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = beta + alpha * exp(qk * scale - lse)
-    dqk = alpha * scale * (dp * exp(qk * scale - lse) - dot * exp(row_max + qk * scale - 2 * lse))
+    dqk = alpha * scale * (exp(qk * scale - lse) * dp - dot * exp(row_max + qk * scale - 2 * lse))
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
-    d_alpha = sum(dp * exp(qk * scale - lse))
+    d_alpha = sum(exp(qk * scale - lse) * dp)
     gradient of alpha: d_alpha
     d_beta = sum(dp)
     gradient of beta: d_beta
@@ -331,7 +331,7 @@ def affine_scaled_backward_query(
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
             t2 = t1 * qk
-            t4 = dp * tl.exp2(t2 - t3[:, None])
+            t4 = tl.exp2(t2 - t3[:, None]) * dp
             dqk = alpha_in[:, None] * (t4 - dot[:, None] * tl.exp2(t5[:, None] + t2))
 
             ds = dqk
@@ -444,7 +444,7 @@ def affine_scaled_backward_key(
                 t4 = tl.exp2(t2 - t3[None, :])
                 weight = beta_in[None, :] + alpha_in[None, :] * t4
                 t6 = LOG2E * row_max - t5 * lse
-                dqk = alpha_in[None, :] * (dp * t4 - dot[None, :] * tl.exp2(t6[None, :] + t2))
+                dqk = alpha_in[None, :] * (t4 * dp - dot[None, :] * tl.exp2(t6[None, :] + t2))
 
                 p = weight
                 ds = dqk
@@ -913,7 +913,7 @@ def portable_backward(
             t1 = scale * qk
             t2 = torch.exp(t1 - lse)
             weight = beta_in + alpha_in * t2
-            t3 = dp * t2
+            t3 = t2 * dp
             dqk = t5 * (t3 - dot * torch.exp(t4 + t1))
 
             if wants_alpha or wants_beta:
@@ -1629,7 +1629,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t1 = scale * qk;
       const Vec t2 = exp(t1 - lse);
       const Vec weight = beta_in + alpha_in * t2;
-      const Vec t3 = dp * t2;
+      const Vec t3 = t2 * dp;
       const Vec dqk = alpha_in * (t3 - dot * exp(t4 + t1));
 
       const Vec p_here = weight, ds_here = dqk;

@@ -25,10 +25,10 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = alpha * exp(qk * scale - lse) + (average - alpha) / length
-    dqk = alpha * scale * (dp * exp(qk * scale - lse) - dot * exp(row_max + qk * scale - 2 * lse))
+    dqk = alpha * scale * (exp(qk * scale - lse) * dp - dot * exp(row_max + qk * scale - 2 * lse))
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
-    d_alpha = sum(dp * (exp(qk * scale - lse) - 1 / length))
+    d_alpha = sum((exp(qk * scale - lse) - 1 / length) * dp)
     gradient of alpha: d_alpha
 """
 
@@ -335,8 +335,8 @@ def affine_total_backward_query(
 
             t2 = t1 * qk
             t4 = tl.exp2(t2 - t3[:, None])
-            dqk = alpha_in[:, None] * (dp * t4 - dot[:, None] * tl.exp2(t5[:, None] + t2))
-            d_alpha_term = dp * (t4 - t6)
+            dqk = alpha_in[:, None] * (t4 * dp - dot[:, None] * tl.exp2(t5[:, None] + t2))
+            d_alpha_term = (t4 - t6) * dp
 
             ds = dqk
             if edge:
@@ -443,7 +443,7 @@ def affine_total_backward_key(
                 t6 = t1 * (average_in - alpha_in)
                 weight = t6[None, :] + alpha_in[None, :] * t5
                 t8 = LOG2E * row_max - t7 * lse
-                dqk = alpha_in[None, :] * (dp * t5 - dot[None, :] * tl.exp2(t8[None, :] + t3))
+                dqk = alpha_in[None, :] * (t5 * dp - dot[None, :] * tl.exp2(t8[None, :] + t3))
 
                 p = weight
                 ds = dqk
@@ -914,8 +914,8 @@ def portable_backward(
             t2 = scale * qk
             t3 = torch.exp(t2 - lse)
             weight = t4 + alpha_in * t3
-            dqk = t6 * (dp * t3 - dot * torch.exp(t5 + t2))
-            d_alpha_term = dp * (t3 - t1)
+            dqk = t6 * (t3 * dp - dot * torch.exp(t5 + t2))
+            d_alpha_term = (t3 - t1) * dp
 
             if wants_alpha:
                 d_alpha = d_alpha + _shown(visible, d_alpha_term, 0.0).sum(-1, keepdim=True)
@@ -1630,8 +1630,8 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t2 = scale * qk;
       const Vec t3 = exp(t2 - lse);
       const Vec weight = t4 + alpha_in * t3;
-      const Vec dqk = alpha_in * (dp * t3 - dot * exp(t5 + t2));
-      const Vec d_alpha_term = dp * (t3 - t1);
+      const Vec dqk = alpha_in * (t3 * dp - dot * exp(t5 + t2));
+      const Vec d_alpha_term = (t3 - t1) * dp;
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

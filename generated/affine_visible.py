@@ -24,10 +24,10 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = alpha * exp(qk * scale - lse) + (average - alpha) / n
-    dqk = alpha * scale * (dp * exp(qk * scale - lse) - dot * exp(row_max + qk * scale - 2 * lse))
+    dqk = alpha * scale * (exp(qk * scale - lse) * dp - dot * exp(row_max + qk * scale - 2 * lse))
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
-    d_alpha = sum(dp * (exp(qk * scale - lse) - 1 / n))
+    d_alpha = sum((exp(qk * scale - lse) - 1 / n) * dp)
     gradient of alpha: d_alpha
 """
 
@@ -335,8 +335,8 @@ def affine_visible_backward_query(
 
             t2 = t1 * qk
             t4 = tl.exp2(t2 - t3[:, None])
-            dqk = alpha_in[:, None] * (dp * t4 - dot[:, None] * tl.exp2(t5[:, None] + t2))
-            d_alpha_term = dp * (t4 - t6[:, None])
+            dqk = alpha_in[:, None] * (t4 * dp - dot[:, None] * tl.exp2(t5[:, None] + t2))
+            d_alpha_term = (t4 - t6[:, None]) * dp
 
             ds = dqk
             if edge:
@@ -443,7 +443,7 @@ def affine_visible_backward_key(
                 t5 = (average_in - alpha_in) / n
                 weight = t5[None, :] + alpha_in[None, :] * t4
                 t7 = LOG2E * row_max - t6 * lse
-                dqk = alpha_in[None, :] * (dp * t4 - dot[None, :] * tl.exp2(t7[None, :] + t2))
+                dqk = alpha_in[None, :] * (t4 * dp - dot[None, :] * tl.exp2(t7[None, :] + t2))
 
                 p = weight
                 ds = dqk
@@ -916,8 +916,8 @@ def portable_backward(
             t1 = scale * qk
             t2 = torch.exp(t1 - lse)
             weight = t3 + alpha_in * t2
-            dqk = t5 * (dp * t2 - dot * torch.exp(t4 + t1))
-            d_alpha_term = dp * (t2 - t6)
+            dqk = t5 * (t2 * dp - dot * torch.exp(t4 + t1))
+            d_alpha_term = (t2 - t6) * dp
 
             if wants_alpha:
                 d_alpha = d_alpha + _shown(visible, d_alpha_term, 0.0).sum(-1, keepdim=True)
@@ -1632,8 +1632,8 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t1 = scale * qk;
       const Vec t2 = exp(t1 - lse);
       const Vec weight = t3 + alpha_in * t2;
-      const Vec dqk = alpha_in * (dp * t2 - dot * exp(t4 + t1));
-      const Vec d_alpha_term = dp * (t2 - t5);
+      const Vec dqk = alpha_in * (t2 * dp - dot * exp(t4 + t1));
+      const Vec d_alpha_term = (t2 - t5) * dp;
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

@@ -21,7 +21,7 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = exp(qk * scale - (lse + slope * abs(i - j)))
-    dqk = scale * (dp - delta) * exp(qk * scale - (lse + slope * abs(i - j)))
+    dqk = scale * exp(qk * scale - (lse + slope * abs(i - j))) * (dp - delta)
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
@@ -307,9 +307,8 @@ def alibi_backward_query(
 
             j = keys.to(tl.float32)
 
-            t4 = dp - delta[:, None]
-            t5 = tl.exp2(t1 * qk - t2[:, None] - t3 * tl.abs(i[:, None] - j[None, :]))
-            dqk = t4 * t5
+            t4 = tl.exp2(t1 * qk - t2[:, None] - t3 * tl.abs(i[:, None] - j[None, :]))
+            dqk = t4 * (dp - delta[:, None])
 
             ds = dqk
             if edge:
@@ -402,7 +401,7 @@ def alibi_backward_key(
                 delta = tl.load(delta_ptr + row + rows, mask=rows < n_q, other=0.0)
                 t2 = LOG2E * lse
                 weight = tl.exp2(t1 * qk - t2[None, :] - t3 * tl.abs(i[None, :] - j[:, None]))
-                dqk = (dp - delta[None, :]) * weight
+                dqk = weight * (dp - delta[None, :])
 
                 p = weight
                 ds = dqk
@@ -859,7 +858,7 @@ def portable_backward(
             j = torch.arange(first_key, last_key, device=query.device).to(dtype)[None, :]
 
             weight = torch.exp(scale * qk - lse - slope_in * torch.abs(i - j))
-            dqk = scale * (dp - delta) * weight
+            dqk = scale * weight * (dp - delta)
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1532,7 +1531,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec slope_in = load(rows.slope_in + lane);
 
       const Vec weight = exp(scale * qk - lse - slope_in * abs(i - j));
-      const Vec dqk = (dp - delta) * weight;
+      const Vec dqk = weight * (dp - delta);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

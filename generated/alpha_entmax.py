@@ -35,20 +35,20 @@ Forward, 3 passes over the keys:
     tiles with qk * scale * max(alpha - 1, 0.01) - tau <= 0 throughout are passed over
 
 Backward:
-    adj = sum(-where(qk * scale * max(alpha - 1, 0.01) - tau > 0, dp * relu(qk * scale * max(alpha - 1, 0.01) - tau)
-        ** (1 / max(alpha - 1, 0.01)) / (max(alpha - 1, 0.01) * relu(qk * scale * max(alpha - 1, 0.01) - tau)), 0))
+    adj = sum(-where(qk * scale * max(alpha - 1, 0.01) - tau > 0, relu(qk * scale * max(alpha - 1, 0.01) - tau) **
+        (1 / max(alpha - 1, 0.01)) * dp / (max(alpha - 1, 0.01) * relu(qk * scale * max(alpha - 1, 0.01) - tau)),
+        0))
     p = relu(qk * scale * max(alpha - 1, 0.01) - tau) ** (1 / max(alpha - 1, 0.01))
-    dqk = where(qk * scale * max(alpha - 1, 0.01) - tau > 0, scale * (dp - adj * where(-(tau_slope / max(alpha - 1,
-        0.01)) == 0, 0, -(max(alpha - 1, 0.01) / tau_slope))) * relu(qk * scale * max(alpha - 1, 0.01) - tau) ** (1
-        / max(alpha - 1, 0.01)) / relu(qk * scale * max(alpha - 1, 0.01) - tau), 0)
-    dq = sum over keys of (where(qk * scale * max(alpha - 1, 0.01) - tau > 0, dp * scale * relu(qk * scale *
-        max(alpha - 1, 0.01) - tau) ** (1 / max(alpha - 1, 0.01)) / relu(qk * scale * max(alpha - 1, 0.01) - tau),
-        0)) k + adj * sum over keys of (-where(qk * scale * max(alpha - 1, 0.01) - tau > 0, scale * relu(qk * scale
-        * max(alpha - 1, 0.01) - tau) ** (1 / max(alpha - 1, 0.01)) * where(-(tau_slope / max(alpha - 1, 0.01)) ==
-        0, 0, -(max(alpha - 1, 0.01) / tau_slope)) / relu(qk * scale * max(alpha - 1, 0.01) - tau), 0)) k
+    dqk = where(qk * scale * max(alpha - 1, 0.01) - tau > 0, scale * relu(qk * scale * max(alpha - 1, 0.01) - tau)
+        ** (1 / max(alpha - 1, 0.01)) * (dp - adj * where(-(tau_slope / max(alpha - 1, 0.01)) == 0, 0, -(max(alpha -
+        1, 0.01) / tau_slope))) / relu(qk * scale * max(alpha - 1, 0.01) - tau), 0)
+    dq = sum over keys of (where(qk * scale * max(alpha - 1, 0.01) - tau > 0, scale * relu(qk * scale * max(alpha -
+        1, 0.01) - tau) ** (1 / max(alpha - 1, 0.01)) * dp / relu(qk * scale * max(alpha - 1, 0.01) - tau), 0)) k +
+        adj * sum over keys of (-where(qk * scale * max(alpha - 1, 0.01) - tau > 0, scale * relu(qk * scale *
+        max(alpha - 1, 0.01) - tau) ** (1 / max(alpha - 1, 0.01)) * where(-(tau_slope / max(alpha - 1, 0.01)) == 0,
+        0, -(max(alpha - 1, 0.01) / tau_slope)) / relu(qk * scale * max(alpha - 1, 0.01) - tau), 0)) k
     dk = sum over queries of dqk q; dv = sum over queries of p do
-    d_alpha = sum((dp - adj * where(-(tau_slope / max(alpha - 1, 0.01)) == 0, 0, -(max(alpha - 1, 0.01) /
-        tau_slope))) * (where(alpha - 1 > 0.01, where(qk * scale * max(alpha - 1, 0.01) - tau > 0, qk * scale /
+    d_alpha = sum((where(alpha - 1 > 0.01, where(qk * scale * max(alpha - 1, 0.01) - tau > 0, qk * scale /
         (max(alpha - 1, 0.01) * relu(qk * scale * max(alpha - 1, 0.01) - tau) ** (1 - 1 / max(alpha - 1, 0.01))),
         0), where(alpha - 1 == 0.01, where(qk * scale * max(alpha - 1, 0.01) - tau > 0, 0.5 * qk * scale /
         (max(alpha - 1, 0.01) * relu(qk * scale * max(alpha - 1, 0.01) - tau) ** (1 - 1 / max(alpha - 1, 0.01))),
@@ -56,7 +56,8 @@ Backward:
         0.01)) * where(relu(qk * scale * max(alpha - 1, 0.01) - tau) > 0, log(relu(qk * scale * max(alpha - 1, 0.01)
         - tau)), 0) / max(alpha - 1, 0.01) ** 2, where(alpha - 1 == 0.01, 0.5 * relu(qk * scale * max(alpha - 1,
         0.01) - tau) ** (1 / max(alpha - 1, 0.01)) * where(relu(qk * scale * max(alpha - 1, 0.01) - tau) > 0,
-        log(relu(qk * scale * max(alpha - 1, 0.01) - tau)), 0) / max(alpha - 1, 0.01) ** 2, 0))))
+        log(relu(qk * scale * max(alpha - 1, 0.01) - tau)), 0) / max(alpha - 1, 0.01) ** 2, 0))) * (dp - adj *
+        where(-(tau_slope / max(alpha - 1, 0.01)) == 0, 0, -(max(alpha - 1, 0.01) / tau_slope))))
     gradient of alpha: d_alpha
 """
 
@@ -474,16 +475,16 @@ def alpha_entmax_backward_query(
                 t6 = tl.maximum(support, 0.0)
                 t7 = tl.log2(t6)
                 t8 = tl.exp2(t5 * t7)
-                dqk = tl.where(t4, scale * dp * t8 / t6, 0.0)
+                dqk = tl.where(t4, scale * t8 * dp / t6, 0.0)
                 late = -tl.where(t4, t10[:, None] * t8 / t6, 0.0)
-                adj_term = -tl.where(t4, t5 * dp * t8 / t6, 0.0)
+                adj_term = -tl.where(t4, t5 * t8 * dp / t6, 0.0)
                 t14 = tl.exp2(t13 * t7)
                 t17 = tl.where(t4, t12 * qk / t14, 0.0)
                 t19 = tl.where(t6 > 0.0, tl.log(t6), 0.0)
                 t21 = t18 * t8 * t19
                 t22 = tl.where(t11, t17, tl.where(t15, tl.where(t4, t16 * qk / t14, 0.0), 0.0))
                 t23 = t22 - tl.where(t11, t21, tl.where(t15, t20 * t8 * t19, 0.0))
-                d_alpha_term = dp * t23
+                d_alpha_term = t23 * dp
                 d_alpha_late_term = -(t9[:, None] * t23)
 
                 ds = dqk
@@ -599,7 +600,7 @@ def alpha_entmax_backward_key(
                     t4 = tl.maximum(support, 0.0)
                     weight = tl.exp2(t3 * tl.log2(t4))
                     t5 = adj * tl.where(-(t3 * tau_slope) == 0.0, 0.0, -(t1 / tau_slope))
-                    dqk = tl.where(support > 0.0, scale * (dp - t5[None, :]) * weight / t4, 0.0)
+                    dqk = tl.where(support > 0.0, scale * weight * (dp - t5[None, :]) / t4, 0.0)
 
                     p = weight
                     ds = dqk
@@ -1157,7 +1158,7 @@ def portable_backward(
             support = a2 * qk - tau
 
             a4 = torch.relu(support)
-            a5 = torch.where(support > 0.0, a3 * dp * torch.pow(a4, a3) / a4, 0.0)
+            a5 = torch.where(support > 0.0, a3 * torch.pow(a4, a3) * dp / a4, 0.0)
             adj_term = -a5
 
             adj = adj + _shown(visible, adj_term, 0.0).sum(-1, keepdim=True)
@@ -1188,14 +1189,14 @@ def portable_backward(
             weight = torch.pow(t5, t6)
             t7 = t4 > 0.0
             t9 = dp - t8
-            dqk = torch.where(t7, scale * t9 * weight / t5, 0.0)
+            dqk = torch.where(t7, scale * weight * t9 / t5, 0.0)
             t13 = torch.pow(t5, t12)
             t16 = torch.where(t7, t11 * qk / t13, 0.0)
             t18 = torch.where(t5 > 0.0, torch.log(t5), 0.0)
             t20 = t17 * weight * t18
             t21 = torch.where(t10, t16, torch.where(t14, torch.where(t7, t15 * qk / t13, 0.0), 0.0))
             t22 = t21 - torch.where(t10, t20, torch.where(t14, t19 * weight * t18, 0.0))
-            d_alpha_term = t9 * t22
+            d_alpha_term = t22 * t9
 
             if wants_alpha:
                 d_alpha = d_alpha + _shown(visible, d_alpha_term, 0.0).sum(-1, keepdim=True)
@@ -2181,7 +2182,7 @@ void tile_of_prepass(const Call& call, Rows& rows, const Keys& keys, int64_t cou
       const Vec a3 = a2 * qk - tau;
       const Vec a5 = relu(a3);
       const Vec a6 = a3 > Vec(0.0f);
-      const Vec a7 = select(a6, a4 * dp * exp2(a4 * log2(a5)) / a5, Vec(0.0f));
+      const Vec a7 = select(a6, a4 * exp2(a4 * log2(a5)) * dp / a5, Vec(0.0f));
       const Vec adj_term = -a7;
 
       const Vec adj_here = adj_term;
@@ -2220,14 +2221,14 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec weight = exp2(t3 * t7);
       const Vec t8 = t5 > Vec(0.0f);
       const Vec t10 = dp - t9;
-      const Vec dqk = select(t8, scale * t10 * weight / t6, Vec(0.0f));
+      const Vec dqk = select(t8, scale * weight * t10 / t6, Vec(0.0f));
       const Vec t14 = exp2(t13 * t7);
       const Vec t17 = select(t8, t12 * qk / t14, Vec(0.0f));
       const Vec t19 = select(t6 > Vec(0.0f), log(t6), Vec(0.0f));
       const Vec t21 = t18 * weight * t19;
       const Vec t22 = select(t11, t17, select(t15, select(t8, t16 * qk / t14, Vec(0.0f)), Vec(0.0f)));
       const Vec t23 = t22 - select(t11, t21, select(t15, t20 * weight * t19, Vec(0.0f)));
-      const Vec d_alpha_term = t10 * t23;
+      const Vec d_alpha_term = t23 * t10;
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

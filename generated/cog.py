@@ -20,7 +20,7 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = exp(abs(qk * scale) - lse) * sign(qk * scale)
-    dqk = scale * (dp * sign(qk * scale) ** 2 - delta * sign(qk * scale)) * exp(abs(qk * scale) - lse)
+    dqk = scale * exp(abs(qk * scale) - lse) * (sign(qk * scale) ** 2 * dp - delta * sign(qk * scale))
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
@@ -282,7 +282,7 @@ def cog_backward_query(
     last_full = tl.maximum(tl.minimum(n_k, top + right + 1), 0) // BLOCK_N * BLOCK_N
     last_full = tl.maximum(last_full, first_full)
 
-    t3 = LOG2E * lse
+    t2 = LOG2E * lse
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
@@ -302,9 +302,9 @@ def cog_backward_query(
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
             t1 = scale * qk
-            t2 = _sign(t1)
-            t4 = dp * _square(t2) - delta[:, None] * t2
-            dqk = t4 * tl.exp2(LOG2E * tl.abs(t1) - t3[:, None])
+            t3 = _sign(t1)
+            t4 = tl.exp2(LOG2E * tl.abs(t1) - t2[:, None])
+            dqk = t4 * (_square(t3) * dp - delta[:, None] * t3)
 
             ds = dqk
             if edge:
@@ -393,7 +393,7 @@ def cog_backward_key(
                 t3 = tl.exp2(LOG2E * tl.abs(t1) - t2[None, :])
                 t4 = _sign(t1)
                 weight = t3 * t4
-                dqk = (dp * _square(t4) - delta[None, :] * t4) * t3
+                dqk = t3 * (_square(t4) * dp - delta[None, :] * t4)
 
                 p = weight
                 ds = dqk
@@ -842,7 +842,7 @@ def portable_backward(
             t2 = torch.exp(torch.abs(t1) - lse)
             t3 = torch.sign(t1)
             weight = t2 * t3
-            dqk = scale * (dp * torch.square(t3) - delta * t3) * t2
+            dqk = scale * t2 * (torch.square(t3) * dp - delta * t3)
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1505,7 +1505,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t2 = exp(abs(t1) - lse);
       const Vec t3 = sign(t1);
       const Vec weight = t2 * t3;
-      const Vec dqk = (dp * square(t3) - delta * t3) * t2;
+      const Vec dqk = t2 * (square(t3) * dp - delta * t3);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

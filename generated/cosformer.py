@@ -20,8 +20,8 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = cos(0.5 * pi * (i - j) / length) * relu(qk * scale) / max(z, 0.000001)
-    dqk = where(qk * scale > 0, scale * (dp - where(z > 0.000001, delta, where(z == 0.000001, 0.5 * delta, 0))) *
-        cos(0.5 * pi * (i - j) / length) / max(z, 0.000001), 0)
+    dqk = where(qk * scale > 0, scale * cos(0.5 * pi * (i - j) / length) * (dp - where(z > 0.000001, delta, where(z
+        == 0.000001, 0.5 * delta, 0))) / max(z, 0.000001), 0)
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
@@ -272,9 +272,9 @@ def cosformer_backward_query(
 
     length_in = tl.load(length_in_ptr).to(tl.float32)
 
-    t1 = tl.where(z > 1e-06, delta, tl.where(z == 1e-06, 0.5 * delta, 0.0))
+    t1 = 0.5 * 3.141592653589793 * (1.0 / length_in)
     t2 = scale * (1.0 / tl.maximum(z, 1e-06))
-    t3 = 0.5 * 3.141592653589793 * (1.0 / length_in)
+    t3 = tl.where(z > 1e-06, delta, tl.where(z == 1e-06, 0.5 * delta, 0.0))
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
@@ -296,7 +296,7 @@ def cosformer_backward_query(
             j = keys.to(tl.float32)
 
             t4 = scale * qk > 0.0
-            t5 = t2[:, None] * (dp - t1[:, None]) * tl.cos(t3 * (i[:, None] - j[None, :]))
+            t5 = t2[:, None] * tl.cos(t1 * (i[:, None] - j[None, :])) * (dp - t3[:, None])
             dqk = tl.where(t4, t5, 0.0)
 
             ds = dqk
@@ -389,9 +389,9 @@ def cosformer_backward_key(
                 t3 = tl.cos(t2 * (i[None, :] - j[:, None]))
                 t4 = scale * qk
                 weight = t1[None, :] * t3 * tl.maximum(t4, 0.0)
-                t5 = tl.where(z > 1e-06, delta, tl.where(z == 1e-06, 0.5 * delta, 0.0))
-                t6 = scale * t1
-                dqk = tl.where(t4 > 0.0, t6[None, :] * (dp - t5[None, :]) * t3, 0.0)
+                t5 = scale * t1
+                t6 = tl.where(z > 1e-06, delta, tl.where(z == 1e-06, 0.5 * delta, 0.0))
+                dqk = tl.where(t4 > 0.0, t5[None, :] * t3 * (dp - t6[None, :]), 0.0)
 
                 p = weight
                 ds = dqk
@@ -838,8 +838,8 @@ def portable_backward(
 
         t1 = 1.0 / _plain_maximum(z, 1e-06)
         t2 = 0.5 * 3.141592653589793 * (1.0 / length_in)
-        t5 = torch.where(z > 1e-06, delta, torch.where(z == 1e-06, 0.5 * delta, 0.0))
-        t6 = scale * t1
+        t5 = scale * t1
+        t6 = torch.where(z > 1e-06, delta, torch.where(z == 1e-06, 0.5 * delta, 0.0))
 
         dq_block = torch.zeros_like(q)
         for block, (first_key, last_key) in enumerate(spans):
@@ -853,7 +853,7 @@ def portable_backward(
             t3 = torch.cos(t2 * (i - j))
             t4 = scale * qk
             weight = t1 * t3 * torch.relu(t4)
-            dqk = torch.where(t4 > 0.0, t6 * (dp - t5) * t3, 0.0)
+            dqk = torch.where(t4 > 0.0, t5 * t3 * (dp - t6), 0.0)
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1485,7 +1485,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t3 = cos(t2 * (i - j));
       const Vec t4 = scale * qk;
       const Vec weight = t1 * t3 * relu(t4);
-      const Vec dqk = select(t4 > Vec(0.0f), t6 * (dp - t5) * t3, Vec(0.0f));
+      const Vec dqk = select(t4 > Vec(0.0f), t5 * t3 * (dp - t6), Vec(0.0f));
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);
@@ -1570,8 +1570,8 @@ class Backward {
 
         const Vec t2 = Vec(0.5f) * Vec(3.141592653589793f) * (Vec(1.0f) / length_in);
         const Vec t1 = Vec(1.0f) / maximum(z, Vec(1e-06f));
-        const Vec t5 = select(z > Vec(1e-06f), delta, select(z == Vec(1e-06f), Vec(0.5f) * delta, Vec(0.0f)));
-        const Vec t6 = scale * t1;
+        const Vec t5 = scale * t1;
+        const Vec t6 = select(z > Vec(1e-06f), delta, select(z == Vec(1e-06f), Vec(0.5f) * delta, Vec(0.0f)));
 
         (t2).store(rows.t2 + lane);
         (t1).store(rows.t1 + lane);

@@ -14,6 +14,7 @@ Forward, 1 pass over the keys:
     pass 1: row_max = max(where(qk * scale > 0, 0, min(qk * scale, 0)))
     pass 1: row_sum = sum(exp(where(qk * scale > 0, 0, min(qk * scale, 0)) - row_max) * where(qk * scale > 0, 1 + qk
         * scale, 1))
+    pass 1: row_sum counts as 2**-100, in float64 as 2**-1000, where it is closer to zero
     acc = sum(exp(where(qk * scale > 0, 0, min(qk * scale, 0)) - row_max) * where(qk * scale > 0, 1 + qk * scale, 1)
         * v)
     o = acc * (1 / row_sum)
@@ -21,9 +22,9 @@ Forward, 1 pass over the keys:
 Backward:
     p = exp(where(qk * scale > 0, 0, min(qk * scale, 0)) - row_max) * where(qk * scale > 0, 1 + qk * scale, 1) /
         row_sum
-    dqk = scale * (dp - delta) * (where(qk * scale > 0, exp(-row_max), 0) + where(0 > qk * scale, where(qk * scale >
-        0, 0, exp(min(qk * scale, 0) - row_max)), where(qk * scale == 0, where(qk * scale > 0, 0, 0.5 * exp(min(qk *
-        scale, 0) - row_max)), 0))) / row_sum
+    dqk = scale * (where(qk * scale > 0, exp(-row_max), 0) + where(0 > qk * scale, where(qk * scale > 0, 0,
+        exp(min(qk * scale, 0) - row_max)), where(qk * scale == 0, where(qk * scale > 0, 0, 0.5 * exp(min(qk *
+        scale, 0) - row_max)), 0))) * (dp - delta) / row_sum
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
@@ -217,6 +218,7 @@ def elu_l1_forward(
             row_max = row_max_kept
 
     row_max = tl.where(row_max == float("-inf"), 0.0, row_max)
+    row_sum = tl.where(tl.abs(row_sum) < 7.888609052210118e-31, 7.888609052210118e-31, row_sum)
 
     # Epilogue. A row that sees no key is zero whatever its statistics are.
     acc_factor = 1.0 / row_sum
@@ -277,9 +279,9 @@ def elu_l1_backward_query(
     last_full = tl.maximum(tl.minimum(n_k, top + right + 1), 0) // BLOCK_N * BLOCK_N
     last_full = tl.maximum(last_full, first_full)
 
-    t1 = 1.0 / row_sum
-    t4 = LOG2E * row_max
-    t5 = tl.exp2(-t4)
+    t3 = LOG2E * row_max
+    t4 = tl.exp2(-t3)
+    t10 = 1.0 / row_sum
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
@@ -298,14 +300,14 @@ def elu_l1_backward_query(
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            t2 = scale * qk
-            t3 = t2 > 0.0
-            t6 = tl.exp2(LOG2E * tl.minimum(t2, 0.0) - t4[:, None])
-            t7 = 0.0 > t2
-            t8 = tl.where(t3, 0.0, t6)
-            t9 = tl.where(t3, t5[:, None], 0.0)
-            t10 = tl.where(t7, t8, tl.where(t2 == 0.0, tl.where(t3, 0.0, 0.5 * t6), 0.0))
-            dqk = t1[:, None] * (dp - delta[:, None]) * (t9 + t10)
+            t1 = scale * qk
+            t2 = t1 > 0.0
+            t5 = tl.exp2(LOG2E * tl.minimum(t1, 0.0) - t3[:, None])
+            t6 = 0.0 > t1
+            t7 = tl.where(t2, 0.0, t5)
+            t8 = tl.where(t2, t4[:, None], 0.0)
+            t9 = tl.where(t6, t7, tl.where(t1 == 0.0, tl.where(t2, 0.0, 0.5 * t5), 0.0))
+            dqk = t10[:, None] * (t8 + t9) * (dp - delta[:, None])
 
             ds = dqk
             if edge:
@@ -403,7 +405,7 @@ def elu_l1_backward_key(
                 t10 = tl.where(t3, 0.0, t8)
                 t11 = tl.where(t3, t7[None, :], 0.0)
                 t12 = tl.where(t9, t10, tl.where(t2 == 0.0, tl.where(t3, 0.0, 0.5 * t8), 0.0))
-                dqk = t1[None, :] * (dp - delta[None, :]) * (t11 + t12)
+                dqk = t1[None, :] * (t11 + t12) * (dp - delta[None, :])
 
                 p = weight
                 ds = dqk
@@ -697,6 +699,12 @@ def launch_backward(
 PORTABLE_TILE = Tile(128, 512, 0, 0)
 
 
+def _plain_nonzero(x: Tensor) -> Tensor:
+    """x, or the least divisor where it is closer to zero."""
+    least = torch.full((), 2.0**-1000 if x.dtype == torch.float64 else 2.0**-100, dtype=x.dtype, device=x.device)
+    return torch.where(x.abs() < least, least, x)
+
+
 def _plain_maximum(a: Tensor | float, b: Tensor | float) -> Tensor:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return torch.maximum(a, b)
@@ -816,6 +824,7 @@ def _portable_rows(
         row_max = row_max_kept
 
     row_max = torch.where(row_max == -math.inf, 0.0, row_max)
+    row_sum = _plain_nonzero(row_sum)
 
     acc_factor = 1.0 / row_sum
 
@@ -853,8 +862,8 @@ def portable_backward(
         scale = torch.full((), call.scale, dtype=dtype, device=query.device)
 
         t1 = 1.0 / row_sum
-        t6 = scale * t1
-        t7 = torch.exp(-row_max)
+        t6 = torch.exp(-row_max)
+        t12 = scale * t1
 
         dq_block = torch.zeros_like(q)
         for block, (first_key, last_key) in enumerate(spans):
@@ -869,12 +878,12 @@ def portable_backward(
             t4 = _plain_minimum(t2, 0.0)
             t5 = t1 * torch.exp(torch.where(t3, 0.0, t4) - row_max)
             weight = t5 * torch.where(t3, 1.0 + t2, 1.0)
-            t8 = torch.exp(t4 - row_max)
-            t9 = 0.0 > t2
-            t10 = torch.where(t3, 0.0, t8)
-            t11 = torch.where(t3, t7, 0.0)
-            t12 = torch.where(t9, t10, torch.where(t2 == 0.0, torch.where(t3, 0.0, 0.5 * t8), 0.0))
-            dqk = t6 * (dp - delta) * (t11 + t12)
+            t7 = torch.exp(t4 - row_max)
+            t8 = 0.0 > t2
+            t9 = torch.where(t3, 0.0, t7)
+            t10 = torch.where(t3, t6, 0.0)
+            t11 = torch.where(t8, t9, torch.where(t2 == 0.0, torch.where(t3, 0.0, 0.5 * t7), 0.0))
+            dqk = t12 * (t10 + t11) * (dp - delta)
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -980,6 +989,7 @@ inline Vec exp(const Vec& x) {
   const Vec r = at::vec::fmadd(n, Vec(1.9046542e-9f), at::vec::fmadd(n, Vec(-0.69314718246f), bounded));
   return times_power(polynomial(r, 1.37519254e-3f, 8.36894382e-3f, 4.16695252e-2f, 1.66665182e-1f, 0.499999881f, 1.f, 1.f), n);
 }
+inline Vec abs(const Vec& x) { return x.abs(); }
 inline Vec minimum(const Vec& a, const Vec& b) { return at::vec::minimum(a, b); }
 
 // C (m x n) = A (m x k) B (k x n), or C += A B; lda, ldb, ldc are the elements between rows.
@@ -1297,6 +1307,12 @@ inline void finish_pass1([[maybe_unused]] const Call& call, Rows& rows) {
   for (int64_t r = 0; r < rows.count; r++)
     if (rows.row_max[r] == -INF) rows.row_max[r] = 0.0;
 
+  for (int64_t lane = 0; lane < rows.count; lane += W) {
+    const Vec row_sum = load(rows.row_sum + lane);
+
+    (select(abs(row_sum) < Vec(7.888609052210118e-31f), Vec(7.888609052210118e-31f), row_sum)).store(rows.row_sum + lane);
+  }
+
 }
 
 template <class T>
@@ -1532,7 +1548,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t9 = select(t3, Vec(0.0f), t7);
       const Vec t10 = select(t3, t6, Vec(0.0f));
       const Vec t11 = select(t8, t9, select(t2 == Vec(0.0f), select(t3, Vec(0.0f), Vec(0.5f) * t7), Vec(0.0f)));
-      const Vec dqk = t1 * (dp - delta) * (t10 + t11);
+      const Vec dqk = t1 * (t10 + t11) * (dp - delta);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);
@@ -2577,7 +2593,8 @@ def _input(name: str, given: Any, axes: tuple[str, ...], query: Tensor, key: Ten
 class Aux(NamedTuple):
     """Statistics of the rows, each (B, Hq, Nq) in float32; float64 if query is. They have gradients.
 
-    row_sum: sum(where(qk * scale > 0, 1 + qk * scale, exp(min(qk * scale, 0)))) * exp(-row_max); 0 for rows that see no key
+    row_sum: sum(where(qk * scale > 0, 1 + qk * scale, exp(min(qk * scale, 0)))) * exp(-row_max); 2**-100 for rows that see
+        no key, with 2**-1000 in float64
     row_max: amax(where(qk * scale > 0, 0, min(qk * scale, 0))); 0 for rows that see no key
     """
 

@@ -26,10 +26,10 @@ Forward, 3 passes over the keys:
     tiles with 0.5 * qk * scale - tau <= 0 throughout are passed over
 
 Backward:
-    adj = sum(-(2 * dp * relu(0.5 * qk * scale - tau)))
+    adj = sum(-(2 * relu(0.5 * qk * scale - tau) * dp))
     p = relu(0.5 * qk * scale - tau) ** 2
-    dqk = scale * (dp - adj * where(-(2 * tau_slope) == 0, 0, -(0.5 / tau_slope))) * relu(0.5 * qk * scale - tau)
-    dq = sum over keys of (dp * scale * relu(0.5 * qk * scale - tau)) k + adj * sum over keys of (-(scale * relu(0.5
+    dqk = scale * relu(0.5 * qk * scale - tau) * (dp - adj * where(-(2 * tau_slope) == 0, 0, -(0.5 / tau_slope)))
+    dq = sum over keys of (scale * relu(0.5 * qk * scale - tau) * dp) k + adj * sum over keys of (-(scale * relu(0.5
         * qk * scale - tau) * where(-(2 * tau_slope) == 0, 0, -(0.5 / tau_slope)))) k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
@@ -421,9 +421,9 @@ def entmax15_backward_query(
                 v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
                 dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
                 t2 = tl.maximum(support, 0.0)
-                dqk = dp * t2
+                dqk = t2 * dp
                 late = -(t3[:, None] * t2)
-                adj_term = -(2.0 * dp * t2)
+                adj_term = -(2.0 * t2 * dp)
 
                 ds = dqk
                 ds_late = late
@@ -525,7 +525,7 @@ def entmax15_backward_key(
                     t2 = tl.maximum(support, 0.0)
                     weight = _square(t2)
                     t3 = adj * tl.where(-(2.0 * tau_slope) == 0.0, 0.0, -(0.5 / tau_slope))
-                    dqk = (dp - t3[None, :]) * t2
+                    dqk = t2 * (dp - t3[None, :])
 
                     p = weight
                     ds = dqk
@@ -1056,7 +1056,7 @@ def portable_backward(
 
             support = a1 * qk - tau
 
-            adj_term = -(2.0 * dp * torch.relu(support))
+            adj_term = -(2.0 * torch.relu(support) * dp)
 
             adj = adj + _shown(visible, adj_term, 0.0).sum(-1, keepdim=True)
         t1 = 0.5 * scale
@@ -1072,7 +1072,7 @@ def portable_backward(
 
             t2 = torch.relu(t1 * qk - tau)
             weight = torch.square(t2)
-            dqk = scale * (dp - t3) * t2
+            dqk = scale * t2 * (dp - t3)
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1991,7 +1991,7 @@ void tile_of_prepass(const Call& call, Rows& rows, const Keys& keys, int64_t cou
       const Vec dp = load(products + key * ld + lane);
       const Vec tau = load(rows.tau + lane);
 
-      const Vec adj_term = -(Vec(2.0f) * dp * relu(a1 * qk - tau));
+      const Vec adj_term = -(Vec(2.0f) * relu(a1 * qk - tau) * dp);
 
       const Vec adj_here = adj_term;
       (load(rows.adj + lane) + (EDGE ? select(seen, adj_here, Vec(0.f)) : adj_here)).store(rows.adj + lane);
@@ -2018,7 +2018,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
 
       const Vec t2 = relu(t1 * qk - tau);
       const Vec weight = square(t2);
-      const Vec dqk = (dp - t3) * t2;
+      const Vec dqk = t2 * (dp - t3);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

@@ -18,7 +18,7 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = exp(qk * scale - 0.5 * lse)
-    dqk = scale * (dp * exp(qk * scale - 0.5 * lse) - delta * exp(2 * qk * scale - lse))
+    dqk = scale * (exp(qk * scale - 0.5 * lse) * dp - delta * exp(2 * qk * scale - lse))
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
@@ -298,7 +298,7 @@ def exp_l2_backward_query(
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            t5 = dp * tl.exp2(t1 * qk - t2[:, None])
+            t5 = tl.exp2(t1 * qk - t2[:, None]) * dp
             dqk = t5 - delta[:, None] * tl.exp2(t3 * qk - t4[:, None])
 
             ds = dqk
@@ -390,7 +390,7 @@ def exp_l2_backward_key(
                 t3 = t2 * lse
                 weight = tl.exp2(t1 * qk - t3[None, :])
                 t5 = LOG2E * lse
-                dqk = dp * weight - delta[None, :] * tl.exp2(t4 * qk - t5[None, :])
+                dqk = weight * dp - delta[None, :] * tl.exp2(t4 * qk - t5[None, :])
 
                 p = weight
                 ds = dqk
@@ -841,7 +841,7 @@ def portable_backward(
             visible = _visible(rows, (first_key, last_key), call, query)
 
             weight = torch.exp(scale * qk - t1)
-            dqk = scale * (dp * weight - delta * torch.exp(t2 * qk - lse))
+            dqk = scale * (weight * dp - delta * torch.exp(t2 * qk - lse))
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1508,7 +1508,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t1 = load(rows.t1 + lane);
 
       const Vec weight = exp(scale * qk - t1);
-      const Vec dqk = dp * weight - delta * exp(t2 * qk - lse);
+      const Vec dqk = weight * dp - delta * exp(t2 * qk - lse);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

@@ -21,7 +21,7 @@ Backward:
     d_channels = csum(-(0.5 * d_out * o / channels ** 1.5))
     do = d_out / sqrt(channels) + 2 * d_channels * o
     p = exp(qk * scale - row_max)
-    dqk = dp * scale * exp(qk * scale - row_max)
+    dqk = scale * exp(qk * scale - row_max) * dp
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
@@ -298,7 +298,7 @@ def exp_norm_backward_query(
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            dqk = dp * tl.exp2(t1 * qk - t2[:, None])
+            dqk = tl.exp2(t1 * qk - t2[:, None]) * dp
 
             ds = dqk
             if edge:
@@ -384,7 +384,7 @@ def exp_norm_backward_key(
                 row_max = tl.load(row_max_ptr + row + rows, mask=rows < n_q, other=0.0)
                 t2 = LOG2E * row_max
                 weight = tl.exp2(t1 * qk - t2[None, :])
-                dqk = dp * weight
+                dqk = weight * dp
 
                 p = weight
                 ds = dqk
@@ -828,7 +828,7 @@ def portable_backward(
             visible = _visible(rows, (first_key, last_key), call, query)
 
             weight = torch.exp(scale * qk - row_max)
-            dqk = scale * dp * weight
+            dqk = scale * weight * dp
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1499,7 +1499,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec row_max = load(rows.row_max + lane);
 
       const Vec weight = exp(scale * qk - row_max);
-      const Vec dqk = dp * weight;
+      const Vec dqk = weight * dp;
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

@@ -22,12 +22,12 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = exp(c_query + qk * scale - (lse + c_key))
-    dqk = scale * (dp - delta) * exp(c_query + qk * scale - (lse + c_key))
+    dqk = scale * exp(c_query + qk * scale - (lse + c_key)) * (dp - delta)
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
-    d_c_query = sum((dp - delta) * exp(c_query + qk * scale - (lse + c_key)))
+    d_c_query = sum(exp(c_query + qk * scale - (lse + c_key)) * (dp - delta))
     gradient of c_query: d_c_query
-    gradient of c_key: sum over queries of (delta - dp) * exp(c_query + qk * scale - (lse + c_key))
+    gradient of c_key: sum over queries of exp(c_query + qk * scale - (lse + c_key)) * (delta - dp)
 """
 
 import ctypes
@@ -309,7 +309,7 @@ def forgetting_backward_query(
             c_key_in_base = _head(c_key_in_ptr, batch, c_key_in_stride_batch, q_head, c_key_in_stride_head)
             c_key_in = _vector(c_key_in_base, keys, n_k, c_key_in_stride_key)
 
-            dqk = (dp - delta[:, None]) * tl.exp2(t1 * qk + LOG2E * (t2[:, None] - c_key_in[None, :]))
+            dqk = tl.exp2(t1 * qk + LOG2E * (t2[:, None] - c_key_in[None, :])) * (dp - delta[:, None])
 
             ds = dqk
             if edge:
@@ -410,8 +410,8 @@ def forgetting_backward_key(
                 lse = tl.load(lse_ptr + row + rows, mask=rows < n_q, other=0.0)
                 delta = tl.load(delta_ptr + row + rows, mask=rows < n_q, other=0.0)
                 weight = tl.exp2(t1 * qk + LOG2E * (c_query_in[None, :] - c_key_in[:, None] - lse[None, :]))
-                dqk = (dp - delta[None, :]) * weight
-                c_key_gradient = (delta[None, :] - dp) * weight
+                dqk = weight * (dp - delta[None, :])
+                c_key_gradient = weight * (delta[None, :] - dp)
 
                 p = weight
                 ds = dqk
@@ -881,9 +881,9 @@ def portable_backward(
 
             weight = torch.exp(t1 - c_key_in + scale * qk)
             t2 = dp - delta
-            dqk = scale * t2 * weight
-            c_key_gradient = (delta - dp) * weight
-            d_c_query_term = t2 * weight
+            dqk = scale * weight * t2
+            c_key_gradient = weight * (delta - dp)
+            d_c_query_term = weight * t2
 
             if wants_c_query:
                 d_c_query = d_c_query + _shown(visible, d_c_query_term, 0.0).sum(-1, keepdim=True)
@@ -1565,8 +1565,8 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec lse = load(rows.lse + lane);
 
       const Vec weight = exp(c_query_in - c_key_in - lse + scale * qk);
-      const Vec dqk = (dp - delta) * weight;
-      const Vec c_key_gradient = (delta - dp) * weight;
+      const Vec dqk = weight * (dp - delta);
+      const Vec c_key_gradient = weight * (delta - dp);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

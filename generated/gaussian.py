@@ -17,20 +17,20 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = exp(min(scale * (qk - (0.5 * key_norm + 0.5 * query_norm)), 0))
-    dqk = where(0 > scale * (qk - (0.5 * key_norm + 0.5 * query_norm)), dp * scale * exp(min(qk * scale - (0.5 *
-        key_norm * scale + 0.5 * query_norm * scale), 0)), where(scale * (qk - (0.5 * key_norm + 0.5 * query_norm))
-        == 0, 0.5 * dp * scale * exp(min(qk * scale - (0.5 * key_norm * scale + 0.5 * query_norm * scale), 0)), 0))
+    dqk = where(0 > scale * (qk - (0.5 * key_norm + 0.5 * query_norm)), scale * exp(min(qk * scale - (0.5 * key_norm
+        * scale + 0.5 * query_norm * scale), 0)) * dp, where(scale * (qk - (0.5 * key_norm + 0.5 * query_norm)) ==
+        0, 0.5 * scale * exp(min(qk * scale - (0.5 * key_norm * scale + 0.5 * query_norm * scale), 0)) * dp, 0))
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
-    d_query_norm = sum(where(0 > scale * (qk - (0.5 * key_norm + 0.5 * query_norm)), dp * exp(min(qk * scale - (0.5
-        * key_norm * scale + 0.5 * query_norm * scale), 0)), where(scale * (qk - (0.5 * key_norm + 0.5 *
-        query_norm)) == 0, 0.5 * dp * exp(min(qk * scale - (0.5 * key_norm * scale + 0.5 * query_norm * scale), 0)),
+    d_query_norm = sum(where(0 > scale * (qk - (0.5 * key_norm + 0.5 * query_norm)), exp(min(qk * scale - (0.5 *
+        key_norm * scale + 0.5 * query_norm * scale), 0)) * dp, where(scale * (qk - (0.5 * key_norm + 0.5 *
+        query_norm)) == 0, 0.5 * exp(min(qk * scale - (0.5 * key_norm * scale + 0.5 * query_norm * scale), 0)) * dp,
         0)))
     gradient of query_norm: -(0.5 * d_query_norm * scale)
     gradient of key_norm: sum over queries of -where(0 > scale * (qk - (0.5 * key_norm + 0.5 * query_norm)), 0.5 *
-        dp * scale * exp(min(qk * scale - (0.5 * key_norm * scale + 0.5 * query_norm * scale), 0)), where(scale *
-        (qk - (0.5 * key_norm + 0.5 * query_norm)) == 0, 0.25 * dp * scale * exp(min(qk * scale - (0.5 * key_norm *
-        scale + 0.5 * query_norm * scale), 0)), 0))
+        scale * exp(min(qk * scale - (0.5 * key_norm * scale + 0.5 * query_norm * scale), 0)) * dp, where(scale *
+        (qk - (0.5 * key_norm + 0.5 * query_norm)) == 0, 0.25 * scale * exp(min(qk * scale - (0.5 * key_norm * scale
+        + 0.5 * query_norm * scale), 0)) * dp, 0))
 """
 
 import ctypes
@@ -291,9 +291,9 @@ def gaussian_backward_query(
             t7 = t5 * key_norm_in
             t8 = tl.exp2(LOG2E * tl.minimum(t6[:, None] - t7[None, :] + scale * qk, 0.0))
             t9 = t3 == 0.0
-            t10 = scale * dp * t8
-            dqk = tl.where(t4, t10, tl.where(t9, t5 * dp * t8, 0.0))
-            d_query_norm_term = tl.where(t4, dp * t8, tl.where(t9, 0.5 * dp * t8, 0.0))
+            t10 = scale * t8 * dp
+            dqk = tl.where(t4, t10, tl.where(t9, t5 * t8 * dp, 0.0))
+            d_query_norm_term = tl.where(t4, t8 * dp, tl.where(t9, 0.5 * t8 * dp, 0.0))
 
             ds = dqk
             if edge:
@@ -399,9 +399,9 @@ def gaussian_backward_key(
                 t7 = t5 * query_norm_in
                 t8 = tl.exp2(LOG2E * tl.minimum(t6[:, None] - t7[None, :] + scale * qk, 0.0))
                 t9 = t3 == 0.0
-                t10 = t5 * dp * t8
-                dqk = tl.where(t4, scale * dp * t8, tl.where(t9, t10, 0.0))
-                key_norm_gradient = -tl.where(t4, t10, tl.where(t9, t11 * dp * t8, 0.0))
+                t10 = t5 * t8 * dp
+                dqk = tl.where(t4, scale * t8 * dp, tl.where(t9, t10, 0.0))
+                key_norm_gradient = -tl.where(t4, t10, tl.where(t9, t11 * t8 * dp, 0.0))
 
                 p = weight
                 ds = dqk
@@ -867,10 +867,10 @@ def portable_backward(
             t7 = t5 * key_norm_in
             t8 = torch.exp(_plain_minimum(t6 - t7 + scale * qk, 0.0))
             t9 = t3 == 0.0
-            t10 = t5 * dp * t8
-            dqk = torch.where(t4, scale * dp * t8, torch.where(t9, t10, 0.0))
-            key_norm_gradient = -torch.where(t4, t10, torch.where(t9, t11 * dp * t8, 0.0))
-            d_query_norm_term = torch.where(t4, dp * t8, torch.where(t9, 0.5 * dp * t8, 0.0))
+            t10 = t5 * t8 * dp
+            dqk = torch.where(t4, scale * t8 * dp, torch.where(t9, t10, 0.0))
+            key_norm_gradient = -torch.where(t4, t10, torch.where(t9, t11 * t8 * dp, 0.0))
+            d_query_norm_term = torch.where(t4, t8 * dp, torch.where(t9, 0.5 * t8 * dp, 0.0))
 
             if wants_query_norm:
                 d_query_norm = d_query_norm + _shown(visible, d_query_norm_term, 0.0).sum(-1, keepdim=True)
@@ -1514,10 +1514,10 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t4 = Vec(0.0f) > t3;
       const Vec t8 = exp(minimum(t6 - t7 + scale * qk, Vec(0.0f)));
       const Vec t9 = t3 == Vec(0.0f);
-      const Vec t10 = t5 * dp * t8;
-      const Vec dqk = select(t4, scale * dp * t8, select(t9, t10, Vec(0.0f)));
-      const Vec d_query_norm_term = select(t4, dp * t8, select(t9, Vec(0.5f) * dp * t8, Vec(0.0f)));
-      const Vec key_norm_gradient = -select(t4, t10, select(t9, t11 * dp * t8, Vec(0.0f)));
+      const Vec t10 = t5 * t8 * dp;
+      const Vec dqk = select(t4, scale * t8 * dp, select(t9, t10, Vec(0.0f)));
+      const Vec d_query_norm_term = select(t4, t8 * dp, select(t9, Vec(0.5f) * t8 * dp, Vec(0.0f)));
+      const Vec key_norm_gradient = -select(t4, t10, select(t9, t11 * t8 * dp, Vec(0.0f)));
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

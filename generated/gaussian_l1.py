@@ -21,11 +21,11 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = exp(qk * scale - (lse + 0.5 * key_norm * scale))
-    dqk = scale * (dp - delta) * exp(qk * scale - (lse + 0.5 * key_norm * scale))
+    dqk = scale * exp(qk * scale - (lse + 0.5 * key_norm * scale)) * (dp - delta)
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
-    gradient of key_norm: sum over queries of scale * (0.5 * delta - 0.5 * dp) * exp(qk * scale - (lse + 0.5 *
-        key_norm * scale))
+    gradient of key_norm: sum over queries of scale * exp(qk * scale - (lse + 0.5 * key_norm * scale)) * (0.5 *
+        delta - 0.5 * dp)
 """
 
 import ctypes
@@ -305,7 +305,7 @@ def gaussian_l1_backward_query(
             key_norm_in = _vector(key_norm_in_base, keys, n_k, key_norm_in_stride_key)
 
             t3 = t1 * key_norm_in
-            dqk = (dp - delta[:, None]) * tl.exp2(t2[:, None] - t3[None, :] + t4 * qk)
+            dqk = tl.exp2(t2[:, None] - t3[None, :] + t4 * qk) * (dp - delta[:, None])
 
             ds = dqk
             if edge:
@@ -398,9 +398,9 @@ def gaussian_l1_backward_key(
                 delta = tl.load(delta_ptr + row + rows, mask=rows < n_q, other=0.0)
                 t2 = LOG2E * lse
                 weight = tl.exp2(t1[:, None] - t2[None, :] + t3 * qk)
-                dqk = (dp - delta[None, :]) * weight
+                dqk = weight * (dp - delta[None, :])
                 t4 = 0.5 * delta
-                key_norm_gradient = scale * (t4[None, :] - 0.5 * dp) * weight
+                key_norm_gradient = scale * weight * (t4[None, :] - 0.5 * dp)
 
                 p = weight
                 ds = dqk
@@ -851,7 +851,7 @@ def portable_backward(
 
         t1 = 0.5 * scale
         t2 = -lse
-        t4 = 0.5 * delta
+        t5 = 0.5 * delta
 
         dq_block = torch.zeros_like(q)
         for block, (first_key, last_key) in enumerate(spans):
@@ -864,8 +864,9 @@ def portable_backward(
 
             t3 = t1 * key_norm_in
             weight = torch.exp(t2 - t3 + scale * qk)
-            dqk = scale * (dp - delta) * weight
-            key_norm_gradient = scale * (t4 - 0.5 * dp) * weight
+            t4 = scale * weight
+            dqk = t4 * (dp - delta)
+            key_norm_gradient = t4 * (t5 - 0.5 * dp)
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1550,8 +1551,8 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t2 = load(rows.t2 + lane);
 
       const Vec weight = exp(t1 - lse + scale * qk);
-      const Vec dqk = (dp - delta) * weight;
-      const Vec key_norm_gradient = scale * (t2 - Vec(0.5f) * dp) * weight;
+      const Vec dqk = weight * (dp - delta);
+      const Vec key_norm_gradient = scale * weight * (t2 - Vec(0.5f) * dp);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

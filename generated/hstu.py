@@ -15,8 +15,8 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = qk * scale * sigmoid(qk * scale) / n_k
-    dqk = dp * (scale * sigmoid(qk * scale) / n_k + qk * scale ** 2 * (1 - sigmoid(qk * scale)) * sigmoid(qk *
-        scale) / n_k)
+    dqk = (scale * sigmoid(qk * scale) / n_k + qk * scale ** 2 * (1 - sigmoid(qk * scale)) * sigmoid(qk * scale) /
+        n_k) * dp
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
@@ -294,7 +294,7 @@ def hstu_backward_query(
 
             t3 = _logistic2(-(t2 * qk), CUDA)
             t6 = t4 * t3 + t5 * qk * (1.0 - t3) * t3
-            dqk = dp * t6
+            dqk = t6 * dp
 
             ds = dqk
             if edge:
@@ -382,7 +382,7 @@ def hstu_backward_key(
                 t4 = _logistic2(-(t3 * qk), CUDA)
                 weight = t2 * qk * t4
                 t6 = t2 * t4 + t5 * qk * (1.0 - t4) * t4
-                dqk = dp * t6
+                dqk = t6 * dp
 
                 p = weight
                 ds = dqk
@@ -811,7 +811,7 @@ def portable_backward(
             t3 = torch.sigmoid(scale * qk)
             weight = t2 * qk * t3
             t5 = t2 * t3 + t4 * qk * (1.0 - t3) * t3
-            dqk = dp * t5
+            dqk = t5 * dp
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1433,7 +1433,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t4 = logistic2(-(t3 * qk));
       const Vec weight = t2 * qk * t4;
       const Vec t6 = t2 * t4 + t5 * qk * (Vec(1.0f) - t4) * t4;
-      const Vec dqk = dp * t6;
+      const Vec dqk = t6 * dp;
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

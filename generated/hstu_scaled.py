@@ -16,11 +16,11 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = attn_scale * qk * scale * sigmoid(qk * scale)
-    dqk = dp * (attn_scale * scale * sigmoid(qk * scale) + attn_scale * qk * scale ** 2 * (1 - sigmoid(qk * scale))
-        * sigmoid(qk * scale))
+    dqk = (attn_scale * scale * sigmoid(qk * scale) + attn_scale * qk * scale ** 2 * (1 - sigmoid(qk * scale)) *
+        sigmoid(qk * scale)) * dp
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
-    d_attn_scale = sum(dp * qk * sigmoid(qk * scale))
+    d_attn_scale = sum(qk * sigmoid(qk * scale) * dp)
     gradient of attn_scale: d_attn_scale * scale
 """
 
@@ -299,8 +299,8 @@ def hstu_scaled_backward_query(
 
             t2 = _logistic2(-(t1 * qk), CUDA)
             t5 = t3[:, None] * t2 + t4[:, None] * qk * (1.0 - t2) * t2
-            dqk = dp * t5
-            d_attn_scale_term = dp * qk * t2
+            dqk = t5 * dp
+            d_attn_scale_term = qk * t2 * dp
 
             ds = dqk
             if edge:
@@ -398,7 +398,7 @@ def hstu_scaled_backward_key(
                 weight = t1[None, :] * qk * t3
                 t5 = t4 * attn_scale_in
                 t6 = t1[None, :] * t3 + t5[None, :] * qk * (1.0 - t3) * t3
-                dqk = dp * t6
+                dqk = t6 * dp
 
                 p = weight
                 ds = dqk
@@ -834,8 +834,8 @@ def portable_backward(
             t2 = torch.sigmoid(scale * qk)
             weight = t1 * qk * t2
             t4 = t1 * t2 + t3 * qk * (1.0 - t2) * t2
-            dqk = dp * t4
-            d_attn_scale_term = dp * qk * t2
+            dqk = t4 * dp
+            d_attn_scale_term = qk * t2 * dp
 
             if wants_attn_scale:
                 d_attn_scale = d_attn_scale + _shown(visible, d_attn_scale_term, 0.0).sum(-1, keepdim=True)
@@ -1474,8 +1474,8 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t3 = logistic2(-(t2 * qk));
       const Vec weight = t1 * qk * t3;
       const Vec t6 = t1 * t3 + t5 * qk * (Vec(1.0f) - t3) * t3;
-      const Vec dqk = dp * t6;
-      const Vec d_attn_scale_term = dp * qk * t3;
+      const Vec dqk = t6 * dp;
+      const Vec d_attn_scale_term = qk * t3 * dp;
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

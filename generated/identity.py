@@ -15,7 +15,7 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = qk * scale
-    dqk = dp * scale
+    dqk = scale * dp
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """

@@ -15,7 +15,7 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = qk * scale / sqrt(1e-12 + z * scale ** 2)
-    dqk = dp * scale / sqrt(1e-12 + z * scale ** 2) - delta * qk * scale ** 2 / (1e-12 + z * scale ** 2)
+    dqk = scale * dp / sqrt(1e-12 + z * scale ** 2) - delta * qk * scale ** 2 / (1e-12 + z * scale ** 2)
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """

@@ -15,7 +15,7 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = 0.5 + 0.5 * erf(sqrt(2) * sqrt(pi) * (qk * scale - 0.5 * sqrt(2)))
-    dqk = sqrt(2) * dp * scale * exp(-(2 * pi * (qk * scale - 0.5 * sqrt(2)) ** 2))
+    dqk = sqrt(2) * scale * exp(-(2 * pi * (qk * scale - 0.5 * sqrt(2)) ** 2)) * dp
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
@@ -261,7 +261,7 @@ def laplace_backward_query(
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            dqk = dp * tl.exp2(-(t1 * _square(scale * qk - 0.7071067811865476)))
+            dqk = tl.exp2(-(t1 * _square(scale * qk - 0.7071067811865476))) * dp
 
             ds = dqk
             if edge:
@@ -347,7 +347,7 @@ def laplace_backward_key(
 
                 t1 = scale * qk - 0.7071067811865476
                 weight = 0.5 + 0.5 * tl.erf(t2 * t1)
-                dqk = dp * tl.exp2(-(t3 * _square(t1)))
+                dqk = tl.exp2(-(t3 * _square(t1))) * dp
 
                 p = weight
                 ds = dqk
@@ -762,8 +762,8 @@ def portable_backward(
         scale = torch.full((), call.scale, dtype=dtype, device=query.device)
 
         t2 = 1.4142135623730951 * 1.7724538509055159
-        t3 = 1.4142135623730951 * scale
-        t4 = 2.0 * 3.141592653589793
+        t3 = 2.0 * 3.141592653589793
+        t4 = 1.4142135623730951 * scale
 
         dq_block = torch.zeros_like(q)
         for block, (first_key, last_key) in enumerate(spans):
@@ -775,7 +775,7 @@ def portable_backward(
 
             t1 = scale * qk - 0.7071067811865476
             weight = 0.5 + 0.5 * torch.erf(t2 * t1)
-            dqk = t3 * dp * torch.exp(-(t4 * torch.square(t1)))
+            dqk = t4 * torch.exp(-(t3 * torch.square(t1))) * dp
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1370,7 +1370,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
 
       const Vec t1 = scale * qk - Vec(0.7071067811865476f);
       const Vec weight = Vec(0.5f) + Vec(0.5f) * erf(t2 * t1);
-      const Vec dqk = dp * exp(-(t3 * square(t1)));
+      const Vec dqk = exp(-(t3 * square(t1))) * dp;
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

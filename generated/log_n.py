@@ -20,8 +20,8 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = exp(qk * scale * max(1, log(1 + max(i, 0)) / log(2048)) - lse)
-    dqk = scale * (dp - delta) * exp(qk * scale * max(1, log(1 + max(i, 0)) / log(2048)) - lse) * max(1, log(1 +
-        max(i, 0)) / log(2048))
+    dqk = scale * exp(qk * scale * max(1, log(1 + max(i, 0)) / log(2048)) - lse) * max(1, log(1 + max(i, 0)) /
+        log(2048)) * (dp - delta)
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
@@ -300,7 +300,7 @@ def log_n_backward_query(
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            dqk = t1[:, None] * (dp - delta[:, None]) * tl.exp2(t2[:, None] * qk - t3[:, None])
+            dqk = t1[:, None] * tl.exp2(t2[:, None] * qk - t3[:, None]) * (dp - delta[:, None])
 
             ds = dqk
             if edge:
@@ -393,7 +393,7 @@ def log_n_backward_key(
                 t4 = t3 * t2
                 t5 = LOG2E * lse
                 weight = tl.exp2(t4[None, :] * qk - t5[None, :])
-                dqk = t2[None, :] * (dp - delta[None, :]) * weight
+                dqk = t2[None, :] * weight * (dp - delta[None, :])
 
                 p = weight
                 ds = dqk
@@ -858,7 +858,7 @@ def portable_backward(
             visible = _visible(rows, (first_key, last_key), call, query)
 
             weight = torch.exp(t1 * qk - lse)
-            dqk = t1 * (dp - delta) * weight
+            dqk = t1 * weight * (dp - delta)
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1528,7 +1528,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t3 = load(rows.t3 + lane);
 
       const Vec weight = exp(t3 * qk - lse);
-      const Vec dqk = t2 * (dp - delta) * weight;
+      const Vec dqk = t2 * weight * (dp - delta);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

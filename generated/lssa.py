@@ -12,12 +12,13 @@ z: sum(softplus(qk * log(d) * log(n)))
 
 Forward, 1 pass over the keys:
     pass 1: z = sum(softplus(qk * log(d) * log(n)))
+    pass 1: z counts as 2**-100, in float64 as 2**-1000, where it is closer to zero
     acc = sum(softplus(qk * log(d) * log(n)) * v)
     o = acc * (1 / z)
 
 Backward:
     p = softplus(qk * log(d) * log(n)) / z
-    dqk = (dp - delta) * sigmoid(qk * log(d) * log(n)) * log(d) * log(n) / z
+    dqk = sigmoid(qk * log(d) * log(n)) * log(d) * log(n) * (dp - delta) / z
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
@@ -236,6 +237,7 @@ def lssa_forward(
 
     if v_ptr.dtype.element_ty == tl.float16:
         acc = acc * acc_peak[:, None]
+    z = tl.where(tl.abs(z) < 7.888609052210118e-31, 7.888609052210118e-31, z)
 
     # Epilogue. A row that sees no key is zero whatever its statistics are.
     acc_factor = 1.0 / z
@@ -298,8 +300,8 @@ def lssa_backward_query(
     n = visible_count.to(tl.float32)
 
     t1 = tl.log(n)
-    t2 = t1 * (1.0 / z)
-    t3 = LOG2E * tl.log(head_dim) * t1
+    t2 = LOG2E * tl.log(head_dim) * t1
+    t3 = t1 * (1.0 / z)
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
@@ -318,7 +320,7 @@ def lssa_backward_query(
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            dqk = t2[:, None] * (dp - delta[:, None]) * _logistic2(-(t3[:, None] * qk), CUDA)
+            dqk = t3[:, None] * _logistic2(-(t2[:, None] * qk), CUDA) * (dp - delta[:, None])
 
             ds = dqk
             if edge:
@@ -382,7 +384,7 @@ def lssa_backward_key(
         do_base = _head(do_ptr, batch, do_stride_b, q_head, do_stride_h)
 
         t2 = tl.log(head_dim)
-        t6 = LOG2E * t2
+        t5 = LOG2E * t2
 
         for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
             begin = first_edge if edge else first_full
@@ -413,9 +415,9 @@ def lssa_backward_key(
                 t3 = tl.log(n)
                 t4 = t2 * t3
                 weight = t1[None, :] * _softplus(t4[None, :] * qk)
-                t5 = t3 * t1
-                t7 = t6 * t3
-                dqk = t5[None, :] * (dp - delta[None, :]) * _logistic2(-(t7[None, :] * qk), CUDA)
+                t6 = t5 * t3
+                t7 = t3 * t1
+                dqk = t7[None, :] * _logistic2(-(t6[None, :] * qk), CUDA) * (dp - delta[None, :])
 
                 p = weight
                 ds = dqk
@@ -714,6 +716,12 @@ def _plain_softplus(x: Tensor) -> Tensor:
     return torch.logaddexp(x, x.new_zeros(()))
 
 
+def _plain_nonzero(x: Tensor) -> Tensor:
+    """x, or the least divisor where it is closer to zero."""
+    least = torch.full((), 2.0**-1000 if x.dtype == torch.float64 else 2.0**-100, dtype=x.dtype, device=x.device)
+    return torch.where(x.abs() < least, least, x)
+
+
 def _views(query: Tensor, key: Tensor, inputs: Inputs) -> list[Tensor]:
     """The inputs as (batch, head, query, key), with 1 for the axes they lack, in the precision of the computation."""
     group = query.shape[1] // key.shape[1]
@@ -813,6 +821,8 @@ def _portable_rows(
         v = _heads_of(value, first_key, last_key, group, dtype)
         acc = acc + _shown(visible, z_term, 0.0) @ v
 
+    z = _plain_nonzero(z)
+
     acc_factor = 1.0 / z
 
     out = acc * acc_factor
@@ -864,7 +874,7 @@ def portable_backward(
 
             t3 = t2 * qk
             weight = t1 * _plain_softplus(t3)
-            dqk = t4 * (dp - delta) * torch.sigmoid(t3)
+            dqk = t4 * torch.sigmoid(t3) * (dp - delta)
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -972,6 +982,7 @@ inline Vec exp2(const Vec& x) {
   return times_power(polynomial(f, 1.5370632e-4f, 1.33998087e-3f, 9.61837359e-3f, 5.55032901e-2f, 2.40226477e-1f, 6.93147182e-1f, 1.f), n);
 }
 inline Vec log(const Vec& x) { return x.log(); }
+inline Vec abs(const Vec& x) { return x.abs(); }
 
 // 1 / (1 + 2^x). A reciprocal's first guess and one step of Newton's take less than a division.
 inline Vec logistic2(const Vec& x) {
@@ -1117,7 +1128,7 @@ struct Rows {
   alignas(64) float t1[MOST_ROWS];
   alignas(64) float t3[MOST_ROWS];
   alignas(64) float t4[MOST_ROWS];
-  alignas(64) float t5[MOST_ROWS];
+  alignas(64) float t6[MOST_ROWS];
   alignas(64) float t7[MOST_ROWS];
   alignas(64) float z[MOST_ROWS];
 };
@@ -1276,6 +1287,12 @@ inline void merge_pass1([[maybe_unused]] const Call& call, State& state, const S
 
 // Pass 1 is over: its statistics.
 inline void finish_pass1([[maybe_unused]] const Call& call, Rows& rows) {
+  for (int64_t lane = 0; lane < rows.count; lane += W) {
+    const Vec z = load(rows.z + lane);
+
+    (select(abs(z) < Vec(7.888609052210118e-31f), Vec(7.888609052210118e-31f), z)).store(rows.z + lane);
+  }
+
 }
 
 template <class T>
@@ -1501,7 +1518,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
   const Vec head_dim(static_cast<float>(call.head_dim));
 
   const Vec t2 = log(head_dim);
-  const Vec t6 = LOG2E * t2;
+  const Vec t5 = LOG2E * t2;
 
   for (int64_t key = 0; key < count; key++) {
     for (int64_t lane = 0; lane < wide; lane += W) {
@@ -1511,11 +1528,11 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec delta = load(rows.delta + lane);
       const Vec t1 = load(rows.t1 + lane);
       const Vec t4 = load(rows.t4 + lane);
-      const Vec t5 = load(rows.t5 + lane);
+      const Vec t6 = load(rows.t6 + lane);
       const Vec t7 = load(rows.t7 + lane);
 
       const Vec weight = t1 * softplus(t4 * qk);
-      const Vec dqk = t5 * (dp - delta) * logistic2(-(t7 * qk));
+      const Vec dqk = t7 * logistic2(-(t6 * qk)) * (dp - delta);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);
@@ -1598,17 +1615,17 @@ class Backward {
         const Vec z = load(rows.z + lane);
 
         const Vec t2 = log(head_dim);
-        const Vec t6 = LOG2E * t2;
+        const Vec t5 = LOG2E * t2;
         const Vec t1 = Vec(1.0f) / z;
         const Vec t3 = log(n);
         const Vec t4 = t2 * t3;
-        const Vec t5 = t3 * t1;
-        const Vec t7 = t6 * t3;
+        const Vec t6 = t5 * t3;
+        const Vec t7 = t3 * t1;
 
         (t1).store(rows.t1 + lane);
         (t3).store(rows.t3 + lane);
         (t4).store(rows.t4 + lane);
-        (t5).store(rows.t5 + lane);
+        (t6).store(rows.t6 + lane);
         (t7).store(rows.t7 + lane);
       }
 
@@ -2575,7 +2592,7 @@ def _input(name: str, given: Any, axes: tuple[str, ...], query: Tensor, key: Ten
 class Aux(NamedTuple):
     """Statistics of the rows, each (B, Hq, Nq) in float32; float64 if query is. They have gradients.
 
-    z: sum(softplus(qk * log(d) * log(n))); 0 for rows that see no key
+    z: sum(softplus(qk * log(d) * log(n))); 2**-100 for rows that see no key, with 2**-1000 in float64
     """
 
     z: Tensor

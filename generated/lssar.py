@@ -16,6 +16,7 @@ row_max: running maximum of relu(n * softplus(qk * log(d) * log(n)) / z1 - where
 
 Forward, 2 passes over the keys:
     pass 1: z1 = sum(softplus(qk * log(d) * log(n)))
+    pass 1: z1 counts as 2**-100, in float64 as 2**-1000, where it is closer to zero
     pass 2: row_max = max(relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)))
     pass 2: row_sum = sum((relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 15)
     acc = sum((relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 15 * v)
@@ -23,22 +24,22 @@ Forward, 2 passes over the keys:
         log(row_max))) + 1e-8 * exp(-max(0, 15 * log(row_max)))))
 
 Backward:
-    adj = sum(where(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1) > 0, n * (15 * delta - 15 * dp) *
-        (relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 14 * softplus(qk * log(d)
-        * log(n)) * exp(14 * log(row_max) - max(0, 15 * log(row_max))) / (z1 * (row_sum * exp(15 * log(row_max) -
-        max(0, 15 * log(row_max))) + 1e-8 * exp(-max(0, 15 * log(row_max))))), 0))
+    adj = sum(where(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1) > 0, n * (relu(n * softplus(qk *
+        log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 14 * softplus(qk * log(d) * log(n)) * exp(14 *
+        log(row_max) - max(0, 15 * log(row_max))) * (15 * delta - 15 * dp) / (z1 * (row_sum * exp(15 * log(row_max)
+        - max(0, 15 * log(row_max))) + 1e-8 * exp(-max(0, 15 * log(row_max))))), 0))
     p = (relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 15 * exp(15 * log(row_max)
         - max(0, 15 * log(row_max))) / (row_sum * exp(15 * log(row_max) - max(0, 15 * log(row_max))) + 1e-8 *
         exp(-max(0, 15 * log(row_max))))
-    dqk = (adj + where(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1) > 0, n * (15 * dp - 15 * delta)
-        * (relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 14 * exp(14 *
-        log(row_max) - max(0, 15 * log(row_max))) / (row_sum * exp(15 * log(row_max) - max(0, 15 * log(row_max))) +
-        1e-8 * exp(-max(0, 15 * log(row_max)))), 0)) * sigmoid(qk * log(d) * log(n)) * log(d) * log(n) / z1
-    dq = sum over keys of (where(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1) > 0, n * (15 * dp - 15
-        * delta) * (relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 14 * sigmoid(qk
-        * log(d) * log(n)) * exp(14 * log(row_max) - (max(0, 15 * log(row_max)) + max(15 * log(row_max) - max(0, 15
-        * log(row_max)), -max(0, 15 * log(row_max))))) * log(d) * log(n) / (z1 * (row_sum * exp(15 * log(row_max) -
-        (max(0, 15 * log(row_max)) + max(15 * log(row_max) - max(0, 15 * log(row_max)), -max(0, 15 *
+    dqk = sigmoid(qk * log(d) * log(n)) * log(d) * log(n) * (adj + where(n * softplus(qk * log(d) * log(n)) / z1 -
+        where(3 > i, 0, 1) > 0, n * (relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max)
+        ** 14 * exp(14 * log(row_max) - max(0, 15 * log(row_max))) * (15 * dp - 15 * delta) / (row_sum * exp(15 *
+        log(row_max) - max(0, 15 * log(row_max))) + 1e-8 * exp(-max(0, 15 * log(row_max)))), 0)) / z1
+    dq = sum over keys of (where(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1) > 0, n * (relu(n *
+        softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 14 * sigmoid(qk * log(d) * log(n)) *
+        exp(14 * log(row_max) - (max(0, 15 * log(row_max)) + max(15 * log(row_max) - max(0, 15 * log(row_max)),
+        -max(0, 15 * log(row_max))))) * log(d) * log(n) * (15 * dp - 15 * delta) / (z1 * (row_sum * exp(15 *
+        log(row_max) - (max(0, 15 * log(row_max)) + max(15 * log(row_max) - max(0, 15 * log(row_max)), -max(0, 15 *
         log(row_max))))) + 1e-8 * exp(-(max(0, 15 * log(row_max)) + max(15 * log(row_max) - max(0, 15 *
         log(row_max)), -max(0, 15 * log(row_max))))))), 0)) k + adj * sum over keys of (sigmoid(qk * log(d) *
         log(n)) * log(d) * log(n) / z1) k
@@ -252,6 +253,8 @@ def lssar_forward(
                 z1_seen = tl.where(visible, z1_seen, 0.0)
             z1 = z1 + tl.sum(z1_seen, 1)
 
+    z1 = tl.where(tl.abs(z1) < 7.888609052210118e-31, 7.888609052210118e-31, z1)
+
     # Pass 2 over the keys
     t1 = tl.log(head_dim) * tl.log(n)
     t2 = n * (1.0 / z1)
@@ -393,10 +396,10 @@ def lssar_backward_query(
     t17 = -t13
     t18 = row_sum * tl.exp2(t16 - t15) + 1e-08 * tl.exp2(t17 - t15)
     t19 = t2 * n * tl.exp2(t14 - t15) * t3 * t1
-    t21 = 15.0 * delta
-    t22 = t19 * (1.0 / t18)
-    t23 = 1.0 / row_max
-    t26 = LOG2E * t2 * t3
+    t20 = 1.0 / row_max
+    t23 = t19 * (1.0 / t18)
+    t24 = LOG2E * t2 * t3
+    t27 = 15.0 * delta
     t28 = t3 * t1
     t29 = n * tl.exp2(t14) * t1
     t30 = t29 * (1.0 / (row_sum * tl.exp2(t16) + 1e-08 * tl.exp2(t17)))
@@ -424,13 +427,13 @@ def lssar_backward_query(
             t5 = _softplus(t4[:, None] * qk)
             t8 = t6[:, None] * t5 - t7[:, None]
             t9 = t8 > 0.0
-            t20 = 15.0 * dp
-            t24 = t23[:, None] * tl.maximum(t8, 0.0)
-            t25 = _square(t24 * _square(t24 * _square(t24)))
-            t27 = _logistic2(-(t26[:, None] * qk), CUDA)
-            dqk = tl.where(t9, t22[:, None] * (t20 - t21[:, None]) * t25 * t27, 0.0)
-            late = t28[:, None] * t27
-            adj_term = tl.where(t9, t30[:, None] * (t21[:, None] - t20) * t25 * t5, 0.0)
+            t21 = t20[:, None] * tl.maximum(t8, 0.0)
+            t22 = _square(t21 * _square(t21 * _square(t21)))
+            t25 = _logistic2(-(t24[:, None] * qk), CUDA)
+            t26 = 15.0 * dp
+            dqk = tl.where(t9, t23[:, None] * t22 * t25 * (t26 - t27[:, None]), 0.0)
+            late = t28[:, None] * t25
+            adj_term = tl.where(t9, t30[:, None] * t22 * t5 * (t27[:, None] - t26), 0.0)
 
             ds = dqk
             ds_late = late
@@ -503,8 +506,8 @@ def lssar_backward_key(
 
         t2 = LOG2E * 15.0
         t8 = tl.log(head_dim)
-        t18 = LOG2E * 14.0
-        t23 = LOG2E * t8
+        t18 = LOG2E * t8
+        t21 = LOG2E * 14.0
 
         for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
             begin = first_edge if edge else first_full
@@ -551,12 +554,12 @@ def lssar_backward_key(
                 t16 = t5[None, :] * t14
                 t17 = _square(t16 * _square(t16 * _square(t16)))
                 weight = t15[None, :] * t14 * t17
-                t19 = 15.0 * delta
-                t20 = n * tl.exp2(t18 * t1 - t3) * t6
-                t21 = tl.where(t13 > 0.0, t20[None, :] * (15.0 * dp - t19[None, :]) * t17, 0.0)
-                t22 = t9 * t7
-                t24 = t23 * t9
-                dqk = t22[None, :] * (adj[None, :] + t21) * _logistic2(-(t24[None, :] * qk), CUDA)
+                t19 = t18 * t9
+                t20 = t9 * t7
+                t22 = n * tl.exp2(t21 * t1 - t3) * t6
+                t23 = 15.0 * delta
+                t24 = tl.where(t13 > 0.0, t22[None, :] * t17 * (15.0 * dp - t23[None, :]), 0.0)
+                dqk = t20[None, :] * _logistic2(-(t19[None, :] * qk), CUDA) * (adj[None, :] + t24)
 
                 p = weight
                 ds = dqk
@@ -856,6 +859,12 @@ def _plain_softplus(x: Tensor) -> Tensor:
     return torch.logaddexp(x, x.new_zeros(()))
 
 
+def _plain_nonzero(x: Tensor) -> Tensor:
+    """x, or the least divisor where it is closer to zero."""
+    least = torch.full((), 2.0**-1000 if x.dtype == torch.float64 else 2.0**-100, dtype=x.dtype, device=x.device)
+    return torch.where(x.abs() < least, least, x)
+
+
 def _plain_maximum(a: Tensor | float, b: Tensor | float) -> Tensor:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return torch.maximum(a, b)
@@ -966,6 +975,8 @@ def _portable_rows(
 
         z1 = z1 + _shown(visible, z1_term, 0.0).sum(-1, keepdim=True)
 
+    z1 = _plain_nonzero(z1)
+
     # Pass 2 over the keys
     t1 = torch.log(head_dim) * torch.log(n)
     t2 = n * (1.0 / z1)
@@ -1051,9 +1062,9 @@ def portable_backward(
         a9 = _plain_maximum(0.0, a8)
         a10 = n * torch.exp(14.0 * a7 - a9) * a1
         a11 = 1.0 / (row_sum * torch.exp(a8 - a9) + 1e-08 * torch.exp(-a9))
-        a12 = 15.0 * delta
-        a13 = a10 * a11
-        a14 = 1.0 / row_max
+        a12 = 1.0 / row_max
+        a14 = a10 * a11
+        a15 = 15.0 * delta
 
         adj = row
         for block, (first_key, last_key) in enumerate(spans):
@@ -1065,11 +1076,9 @@ def portable_backward(
 
             a3 = _plain_softplus(a2 * qk)
             a6 = a4 * a3 - a5
-            a15 = a14 * torch.relu(a6)
-            a16 = a13 * (a12 - 15.0 * dp)
-            a17 = a6 > 0.0
-            a18 = a16 * torch.square(a15 * torch.square(a15 * torch.square(a15))) * a3
-            adj_term = torch.where(a17, a18, 0.0)
+            a13 = a12 * torch.relu(a6)
+            a16 = a14 * torch.square(a13 * torch.square(a13 * torch.square(a13))) * a3
+            adj_term = torch.where(a6 > 0.0, a16 * (a15 - 15.0 * dp), 0.0)
 
             adj = adj + _shown(visible, adj_term, 0.0).sum(-1, keepdim=True)
         t1 = torch.log(row_max)
@@ -1083,9 +1092,9 @@ def portable_backward(
         t10 = n * t7
         t11 = torch.where(3.0 > i, 0.0, 1.0).to(dtype)
         t14 = t4 * t5 * t6
-        t17 = 15.0 * delta
+        t17 = t8 * t7
         t18 = n * torch.exp(14.0 * t1 - t3) * t6
-        t20 = t8 * t7
+        t19 = 15.0 * delta
 
         dq_block = torch.zeros_like(q)
         for block, (first_key, last_key) in enumerate(spans):
@@ -1101,8 +1110,8 @@ def portable_backward(
             t15 = t5 * t13
             t16 = torch.square(t15 * torch.square(t15 * torch.square(t15)))
             weight = t14 * t13 * t16
-            t19 = torch.where(t12 > 0.0, t18 * (15.0 * dp - t17) * t16, 0.0)
-            dqk = t20 * (adj + t19) * torch.sigmoid(t9)
+            t20 = torch.where(t12 > 0.0, t18 * t16 * (15.0 * dp - t19), 0.0)
+            dqk = t17 * torch.sigmoid(t9) * (adj + t20)
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1219,6 +1228,7 @@ inline Vec exp2(const Vec& x) {
   return times_power(polynomial(f, 1.5370632e-4f, 1.33998087e-3f, 9.61837359e-3f, 5.55032901e-2f, 2.40226477e-1f, 6.93147182e-1f, 1.f), n);
 }
 inline Vec log(const Vec& x) { return x.log(); }
+inline Vec abs(const Vec& x) { return x.abs(); }
 inline Vec relu(const Vec& x) { return at::vec::clamp_min(x, Vec(0.f)); }
 inline Vec maximum(const Vec& a, const Vec& b) { return at::vec::maximum(a, b); }
 
@@ -1367,8 +1377,8 @@ struct Rows {
   alignas(64) float a11[MOST_ROWS];
   alignas(64) float a12[MOST_ROWS];
   alignas(64) float a13[MOST_ROWS];
-  alignas(64) float a14[MOST_ROWS];
   alignas(64) float a15[MOST_ROWS];
+  alignas(64) float a16[MOST_ROWS];
   alignas(64) float a3[MOST_ROWS];
   alignas(64) float a5[MOST_ROWS];
   alignas(64) float a6[MOST_ROWS];
@@ -1387,11 +1397,11 @@ struct Rows {
   alignas(64) float t11[MOST_ROWS];
   alignas(64) float t12[MOST_ROWS];
   alignas(64) float t15[MOST_ROWS];
-  alignas(64) float t18[MOST_ROWS];
   alignas(64) float t19[MOST_ROWS];
   alignas(64) float t2[MOST_ROWS];
+  alignas(64) float t20[MOST_ROWS];
   alignas(64) float t21[MOST_ROWS];
-  alignas(64) float t23[MOST_ROWS];
+  alignas(64) float t22[MOST_ROWS];
   alignas(64) float t3[MOST_ROWS];
   alignas(64) float t4[MOST_ROWS];
   alignas(64) float t5[MOST_ROWS];
@@ -1547,6 +1557,12 @@ inline void merge_pass1([[maybe_unused]] const Call& call, State& state, const S
 
 // Pass 1 is over: its statistics.
 inline void finish_pass1([[maybe_unused]] const Call& call, Rows& rows) {
+  for (int64_t lane = 0; lane < rows.count; lane += W) {
+    const Vec z1 = load(rows.z1 + lane);
+
+    (select(abs(z1) < Vec(7.888609052210118e-31f), Vec(7.888609052210118e-31f), z1)).store(rows.z1 + lane);
+  }
+
 }
 
 // Pass 2, one tile: scores to weights.
@@ -1926,19 +1942,17 @@ void tile_of_prepass(const Call& call, Rows& rows, const Keys& keys, int64_t cou
       const Vec qk = load(scores + key * ld + lane);
       const Vec dp = load(products + key * ld + lane);
       const Vec a13 = load(rows.a13 + lane);
-      const Vec a14 = load(rows.a14 + lane);
       const Vec a15 = load(rows.a15 + lane);
+      const Vec a16 = load(rows.a16 + lane);
       const Vec a3 = load(rows.a3 + lane);
       const Vec a5 = load(rows.a5 + lane);
       const Vec a6 = load(rows.a6 + lane);
 
       const Vec a4 = softplus(a3 * qk);
       const Vec a7 = a5 * a4 - a6;
-      const Vec a16 = a15 * relu(a7);
-      const Vec a17 = a14 * (a13 - Vec(15.0f) * dp);
-      const Vec a18 = a7 > Vec(0.0f);
-      const Vec a19 = a17 * square(a16 * square(a16 * square(a16))) * a4;
-      const Vec adj_term = select(a18, a19, Vec(0.0f));
+      const Vec a14 = a13 * relu(a7);
+      const Vec a17 = a15 * square(a14 * square(a14 * square(a14))) * a4;
+      const Vec adj_term = select(a7 > Vec(0.0f), a17 * (a16 - Vec(15.0f) * dp), Vec(0.0f));
 
       const Vec adj_here = adj_term;
       (load(rows.adj + lane) + (EDGE ? select(seen, adj_here, Vec(0.f)) : adj_here)).store(rows.adj + lane);
@@ -1955,7 +1969,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
   const Vec head_dim(static_cast<float>(call.head_dim));
 
   const Vec t8 = log(head_dim);
-  const Vec t22 = LOG2E * t8;
+  const Vec t18 = LOG2E * t8;
 
   for (int64_t key = 0; key < count; key++) {
     for (int64_t lane = 0; lane < wide; lane += W) {
@@ -1967,10 +1981,10 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t11 = load(rows.t11 + lane);
       const Vec t12 = load(rows.t12 + lane);
       const Vec t15 = load(rows.t15 + lane);
-      const Vec t18 = load(rows.t18 + lane);
       const Vec t19 = load(rows.t19 + lane);
+      const Vec t20 = load(rows.t20 + lane);
       const Vec t21 = load(rows.t21 + lane);
-      const Vec t23 = load(rows.t23 + lane);
+      const Vec t22 = load(rows.t22 + lane);
       const Vec t5 = load(rows.t5 + lane);
 
       const Vec t13 = t11 * softplus(t10 * qk) - t12;
@@ -1978,8 +1992,8 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t16 = t5 * t14;
       const Vec t17 = square(t16 * square(t16 * square(t16)));
       const Vec weight = t15 * t14 * t17;
-      const Vec t20 = select(t13 > Vec(0.0f), t19 * (Vec(15.0f) * dp - t18) * t17, Vec(0.0f));
-      const Vec dqk = t21 * (adj + t20) * logistic2(-(t23 * qk));
+      const Vec t23 = select(t13 > Vec(0.0f), t21 * t17 * (Vec(15.0f) * dp - t22), Vec(0.0f));
+      const Vec dqk = t20 * logistic2(-(t19 * qk)) * (adj + t23);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);
@@ -2076,9 +2090,9 @@ class Backward {
         const Vec a10 = maximum(Vec(0.0f), a9);
         const Vec a11 = n * exp(Vec(14.0f) * a8 - a10) * a1;
         const Vec a12 = Vec(1.0f) / (row_sum * exp(a9 - a10) + Vec(1e-08f) * exp(-a10));
-        const Vec a13 = Vec(15.0f) * delta;
-        const Vec a14 = a11 * a12;
-        const Vec a15 = Vec(1.0f) / row_max;
+        const Vec a13 = Vec(1.0f) / row_max;
+        const Vec a15 = a11 * a12;
+        const Vec a16 = Vec(15.0f) * delta;
 
         (a1).store(rows.a1 + lane);
         (a3).store(rows.a3 + lane);
@@ -2090,8 +2104,8 @@ class Backward {
         (a11).store(rows.a11 + lane);
         (a12).store(rows.a12 + lane);
         (a13).store(rows.a13 + lane);
-        (a14).store(rows.a14 + lane);
         (a15).store(rows.a15 + lane);
+        (a16).store(rows.a16 + lane);
       }
 
     }
@@ -2110,7 +2124,7 @@ class Backward {
         const Vec z1 = load(rows.z1 + lane);
 
         const Vec t8 = log(head_dim);
-        const Vec t22 = LOG2E * t8;
+        const Vec t18 = LOG2E * t8;
         const Vec t1 = log(row_max);
         const Vec t2 = Vec(15.0f) * t1;
         const Vec t3 = maximum(Vec(0.0f), t2);
@@ -2123,10 +2137,10 @@ class Backward {
         const Vec t11 = n * t7;
         const Vec t12 = select(Vec(3.0f) > i, Vec(0.0f), Vec(1.0f));
         const Vec t15 = t4 * t5 * t6;
-        const Vec t18 = Vec(15.0f) * delta;
-        const Vec t19 = n * exp(Vec(14.0f) * t1 - t3) * t6;
-        const Vec t21 = t9 * t7;
-        const Vec t23 = t22 * t9;
+        const Vec t19 = t18 * t9;
+        const Vec t20 = t9 * t7;
+        const Vec t21 = n * exp(Vec(14.0f) * t1 - t3) * t6;
+        const Vec t22 = Vec(15.0f) * delta;
 
         (t1).store(rows.t1 + lane);
         (t2).store(rows.t2 + lane);
@@ -2140,10 +2154,10 @@ class Backward {
         (t11).store(rows.t11 + lane);
         (t12).store(rows.t12 + lane);
         (t15).store(rows.t15 + lane);
-        (t18).store(rows.t18 + lane);
         (t19).store(rows.t19 + lane);
+        (t20).store(rows.t20 + lane);
         (t21).store(rows.t21 + lane);
-        (t23).store(rows.t23 + lane);
+        (t22).store(rows.t22 + lane);
       }
 
     }
@@ -3125,7 +3139,7 @@ def _input(name: str, given: Any, axes: tuple[str, ...], query: Tensor, key: Ten
 class Aux(NamedTuple):
     """Statistics of the rows, each (B, Hq, Nq) in float32; float64 if query is. They have gradients.
 
-    z1: sum(softplus(qk * log(d) * log(n))); 0 for rows that see no key
+    z1: sum(softplus(qk * log(d) * log(n))); 2**-100 for rows that see no key, with 2**-1000 in float64
     row_sum: sum(relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) ** 15) / row_max ** 15; 0 for rows that
         see no key
     row_max: amax(relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1))); 1 for rows that see no key

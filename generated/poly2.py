@@ -12,12 +12,13 @@ z: sum(1 + qk * scale + 0.5 * qk ** 2 * scale ** 2)
 
 Forward, 1 pass over the keys:
     pass 1: z = sum(1 + qk * scale + 0.5 * qk ** 2 * scale ** 2)
+    pass 1: z counts as 2**-100, in float64 as 2**-1000, where it is closer to zero
     acc = sum((1 + qk * scale + 0.5 * qk ** 2 * scale ** 2) * v)
     o = acc * (1 / z)
 
 Backward:
     p = (1 + qk * scale + 0.5 * qk ** 2 * scale ** 2) / z
-    dqk = (dp - delta) * (scale + qk * scale ** 2) / z
+    dqk = (scale + qk * scale ** 2) * (dp - delta) / z
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
@@ -208,6 +209,7 @@ def poly2_forward(
 
     if v_ptr.dtype.element_ty == tl.float16:
         acc = acc * acc_peak[:, None]
+    z = tl.where(tl.abs(z) < 7.888609052210118e-31, 7.888609052210118e-31, z)
 
     # Epilogue. A row that sees no key is zero whatever its statistics are.
     acc_factor = 1.0 / z
@@ -264,8 +266,8 @@ def poly2_backward_query(
     last_full = tl.maximum(tl.minimum(n_k, top + right + 1), 0) // BLOCK_N * BLOCK_N
     last_full = tl.maximum(last_full, first_full)
 
-    t1 = 1.0 / z
-    t2 = _square(scale)
+    t1 = _square(scale)
+    t2 = 1.0 / z
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
@@ -284,7 +286,7 @@ def poly2_backward_query(
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            dqk = t1[:, None] * (dp - delta[:, None]) * (scale + t2 * qk)
+            dqk = t2[:, None] * (scale + t1 * qk) * (dp - delta[:, None])
 
             ds = dqk
             if edge:
@@ -371,7 +373,7 @@ def poly2_backward_key(
                 delta = tl.load(delta_ptr + row + rows, mask=rows < n_q, other=0.0)
                 t1 = 1.0 / z
                 weight = t1[None, :] * (1.0 + scale * qk + t3 * _square(qk))
-                dqk = t1[None, :] * (dp - delta[None, :]) * (scale + t2 * qk)
+                dqk = t1[None, :] * (scale + t2 * qk) * (dp - delta[None, :])
 
                 p = weight
                 ds = dqk
@@ -664,6 +666,12 @@ def launch_backward(
 PORTABLE_TILE = Tile(128, 512, 0, 0)
 
 
+def _plain_nonzero(x: Tensor) -> Tensor:
+    """x, or the least divisor where it is closer to zero."""
+    least = torch.full((), 2.0**-1000 if x.dtype == torch.float64 else 2.0**-100, dtype=x.dtype, device=x.device)
+    return torch.where(x.abs() < least, least, x)
+
+
 def _views(query: Tensor, key: Tensor, inputs: Inputs) -> list[Tensor]:
     """The inputs as (batch, head, query, key), with 1 for the axes they lack, in the precision of the computation."""
     group = query.shape[1] // key.shape[1]
@@ -760,6 +768,8 @@ def _portable_rows(
         v = _heads_of(value, first_key, last_key, group, dtype)
         acc = acc + _shown(visible, z_term, 0.0) @ v
 
+    z = _plain_nonzero(z)
+
     acc_factor = 1.0 / z
 
     out = acc * acc_factor
@@ -807,7 +817,7 @@ def portable_backward(
             visible = _visible(rows, (first_key, last_key), call, query)
 
             weight = t1 * (1.0 + scale * qk + t3 * torch.square(qk))
-            dqk = t1 * (dp - delta) * (scale + t2 * qk)
+            dqk = t1 * (scale + t2 * qk) * (dp - delta)
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -904,6 +914,7 @@ inline Vec times_power(const Vec& x, const Vec& n) {
   return x * power(half) * power(bounded - half);
 #endif
 }
+inline Vec abs(const Vec& x) { return x.abs(); }
 
 inline Vec square(const Vec& x) { return x * x; }
 
@@ -1191,6 +1202,12 @@ inline void merge_pass1([[maybe_unused]] const Call& call, State& state, const S
 
 // Pass 1 is over: its statistics.
 inline void finish_pass1([[maybe_unused]] const Call& call, Rows& rows) {
+  for (int64_t lane = 0; lane < rows.count; lane += W) {
+    const Vec z = load(rows.z + lane);
+
+    (select(abs(z) < Vec(7.888609052210118e-31f), Vec(7.888609052210118e-31f), z)).store(rows.z + lane);
+  }
+
 }
 
 template <class T>
@@ -1414,7 +1431,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t1 = load(rows.t1 + lane);
 
       const Vec weight = t1 * (Vec(1.0f) + scale * qk + t3 * square(qk));
-      const Vec dqk = t1 * (dp - delta) * (scale + t2 * qk);
+      const Vec dqk = t1 * (scale + t2 * qk) * (dp - delta);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);
@@ -2457,7 +2474,7 @@ def _input(name: str, given: Any, axes: tuple[str, ...], query: Tensor, key: Ten
 class Aux(NamedTuple):
     """Statistics of the rows, each (B, Hq, Nq) in float32; float64 if query is. They have gradients.
 
-    z: sum(1 + qk * scale + 0.5 * qk ** 2 * scale ** 2); 0 for rows that see no key
+    z: sum(1 + qk * scale + 0.5 * qk ** 2 * scale ** 2); 2**-100 for rows that see no key, with 2**-1000 in float64
     """
 
     z: Tensor

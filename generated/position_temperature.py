@@ -19,7 +19,7 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = exp(qk * scale * temperature - lse)
-    dqk = scale * temperature * (dp - delta) * exp(qk * scale * temperature - lse)
+    dqk = scale * temperature * exp(qk * scale * temperature - lse) * (dp - delta)
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
@@ -298,7 +298,7 @@ def position_temperature_backward_query(
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            dqk = temperature_in[:, None] * (dp - delta[:, None]) * tl.exp2(t1[:, None] * qk - t2[:, None])
+            dqk = temperature_in[:, None] * tl.exp2(t1[:, None] * qk - t2[:, None]) * (dp - delta[:, None])
 
             ds = dqk
             if edge:
@@ -390,7 +390,7 @@ def position_temperature_backward_key(
                 t2 = t1 * temperature_in
                 t3 = LOG2E * lse
                 weight = tl.exp2(t2[None, :] * qk - t3[None, :])
-                dqk = temperature_in[None, :] * (dp - delta[None, :]) * weight
+                dqk = temperature_in[None, :] * weight * (dp - delta[None, :])
 
                 p = weight
                 ds = dqk
@@ -842,7 +842,7 @@ def portable_backward(
             visible = _visible(rows, (first_key, last_key), call, query)
 
             weight = torch.exp(t1 * qk - lse)
-            dqk = t1 * (dp - delta) * weight
+            dqk = t1 * weight * (dp - delta)
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1508,7 +1508,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec temperature_in = load(rows.temperature_in + lane);
 
       const Vec weight = exp(t1 * qk - lse);
-      const Vec dqk = temperature_in * (dp - delta) * weight;
+      const Vec dqk = temperature_in * weight * (dp - delta);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

@@ -15,7 +15,7 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = qk ** 3 * scale ** 3 / sqrt(n_k)
-    dqk = 3 * dp * qk ** 2 * scale ** 3 / sqrt(n_k)
+    dqk = 3 * qk ** 2 * scale ** 3 * dp / sqrt(n_k)
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
@@ -271,7 +271,7 @@ def power_backward_query(
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            dqk = dp * _square(qk)
+            dqk = _square(qk) * dp
 
             ds = dqk
             if edge:
@@ -356,7 +356,7 @@ def power_backward_key(
 
                 t2 = _square(qk)
                 weight = t1 * qk * t2
-                dqk = dp * t2
+                dqk = t2 * dp
 
                 p = weight
                 ds = dqk
@@ -787,7 +787,7 @@ def portable_backward(
 
             t4 = torch.square(qk)
             weight = t3 * qk * t4
-            dqk = t5 * dp * t4
+            dqk = t5 * t4 * dp
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1376,7 +1376,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
 
       const Vec t2 = square(qk);
       const Vec weight = t1 * qk * t2;
-      const Vec dqk = dp * t2;
+      const Vec dqk = t2 * dp;
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

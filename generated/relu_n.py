@@ -17,7 +17,7 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = relu(qk * scale) / length
-    dqk = where(qk * scale > 0, dp * scale / length, 0)
+    dqk = where(qk * scale > 0, scale * dp / length, 0)
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """

@@ -16,7 +16,7 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = relu(qk * scale / n_k) ** 2
-    dqk = 2 * dp * scale * relu(qk * scale / n_k) / n_k
+    dqk = 2 * scale * relu(qk * scale / n_k) * dp / n_k
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
@@ -276,7 +276,7 @@ def relu_squared_backward_query(
             if _any_positive(support):  # elsewhere weights and gradients are zero
                 v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
                 dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
-                dqk = dp * tl.maximum(support, 0.0)
+                dqk = tl.maximum(support, 0.0) * dp
 
                 ds = dqk
                 if edge:
@@ -364,7 +364,7 @@ def relu_squared_backward_key(
                     dp = tl.dot(v, tl.trans(do), input_precision=PRECISION)
                     t2 = tl.maximum(support, 0.0)
                     weight = _square(t2)
-                    dqk = dp * t2
+                    dqk = t2 * dp
 
                     p = weight
                     ds = dqk
@@ -795,7 +795,7 @@ def portable_backward(
 
             t3 = torch.relu(t2 * qk)
             weight = torch.square(t3)
-            dqk = t4 * dp * t3
+            dqk = t4 * t3 * dp
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1410,7 +1410,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
 
       const Vec t2 = relu(t1 * qk);
       const Vec weight = square(t2);
-      const Vec dqk = dp * t2;
+      const Vec dqk = t2 * dp;
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

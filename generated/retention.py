@@ -27,24 +27,25 @@ Forward, 1 pass over the keys:
 Backward:
     p = qk * scale * exp(-(0.5 * lse + exp(log_decay) * abs(i - j) + max(0, row_max - 0.5 * lse))) / max(exp(row_max
         - (0.5 * lse + max(0, row_max - 0.5 * lse))) * abs(row_sum2 * scale), exp(-max(0, row_max - 0.5 * lse)))
-    dqk = scale * (dp - where(abs(row_sum2 * scale * exp(row_max - 0.5 * lse)) > 1, delta * sign(row_sum2 * scale),
-        where(abs(row_sum2 * scale * exp(row_max - 0.5 * lse)) == 1, 0.5 * delta * sign(row_sum2 * scale), 0))) *
-        exp(-(0.5 * lse + exp(log_decay) * abs(i - j) + max(0, row_max - 0.5 * lse))) / max(exp(row_max - (0.5 * lse
-        + max(0, row_max - 0.5 * lse))) * abs(row_sum2 * scale), exp(-max(0, row_max - 0.5 * lse)))
+    dqk = scale * exp(-(0.5 * lse + exp(log_decay) * abs(i - j) + max(0, row_max - 0.5 * lse))) * (dp -
+        where(abs(row_sum2 * scale * exp(row_max - 0.5 * lse)) > 1, delta * sign(row_sum2 * scale),
+        where(abs(row_sum2 * scale * exp(row_max - 0.5 * lse)) == 1, 0.5 * delta * sign(row_sum2 * scale), 0))) /
+        max(exp(row_max - (0.5 * lse + max(0, row_max - 0.5 * lse))) * abs(row_sum2 * scale), exp(-max(0, row_max -
+        0.5 * lse)))
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
-    d_log_decay = sum((0.5 * delta * exp(log_decay - (lse + exp(log_decay) * abs(i - j))) + qk * scale *
+    d_log_decay = sum(abs(i - j) * (0.5 * delta * exp(log_decay - (lse + exp(log_decay) * abs(i - j))) + qk * scale
+        * exp(log_decay - (0.5 * lse + exp(log_decay) * abs(i - j) + max(0, row_max - 0.5 * lse))) *
         (where(abs(row_sum2 * scale * exp(row_max - 0.5 * lse)) > 1, delta * sign(row_sum2 * scale),
         where(abs(row_sum2 * scale * exp(row_max - 0.5 * lse)) == 1, 0.5 * delta * sign(row_sum2 * scale), 0)) - dp)
-        * exp(log_decay - (0.5 * lse + exp(log_decay) * abs(i - j) + max(0, row_max - 0.5 * lse))) / max(exp(row_max
-        - (0.5 * lse + max(0, row_max - 0.5 * lse))) * abs(row_sum2 * scale), exp(-max(0, row_max - 0.5 * lse))) -
-        where(abs(row_sum2 * scale * exp(row_max - 0.5 * lse)) > 1, 0.5 * delta * row_sum2 * scale * sign(row_sum2 *
-        scale) * exp(row_max + log_decay - (1.5 * lse + exp(log_decay) * abs(i - j) + max(0, row_max - 0.5 * lse)))
         / max(exp(row_max - (0.5 * lse + max(0, row_max - 0.5 * lse))) * abs(row_sum2 * scale), exp(-max(0, row_max
-        - 0.5 * lse))), where(abs(row_sum2 * scale * exp(row_max - 0.5 * lse)) == 1, 0.25 * delta * row_sum2 * scale
+        - 0.5 * lse))) - where(abs(row_sum2 * scale * exp(row_max - 0.5 * lse)) > 1, 0.5 * delta * row_sum2 * scale
         * sign(row_sum2 * scale) * exp(row_max + log_decay - (1.5 * lse + exp(log_decay) * abs(i - j) + max(0,
         row_max - 0.5 * lse))) / max(exp(row_max - (0.5 * lse + max(0, row_max - 0.5 * lse))) * abs(row_sum2 *
-        scale), exp(-max(0, row_max - 0.5 * lse))), 0))) * abs(i - j))
+        scale), exp(-max(0, row_max - 0.5 * lse))), where(abs(row_sum2 * scale * exp(row_max - 0.5 * lse)) == 1,
+        0.25 * delta * row_sum2 * scale * sign(row_sum2 * scale) * exp(row_max + log_decay - (1.5 * lse +
+        exp(log_decay) * abs(i - j) + max(0, row_max - 0.5 * lse))) / max(exp(row_max - (0.5 * lse + max(0, row_max
+        - 0.5 * lse))) * abs(row_sum2 * scale), exp(-max(0, row_max - 0.5 * lse))), 0))))
     gradient of log_decay: d_log_decay
 """
 
@@ -333,21 +334,21 @@ def retention_backward_query(
     t3 = LOG2E * tl.maximum(0.0, row_max - 0.5 * lse)
     t4 = scale * row_sum2
     t5 = 1.0 / tl.maximum(tl.exp2(t2 - t3) * tl.abs(t4), tl.exp2(-t3))
-    t6 = tl.abs(t4 * tl.exp2(t2))
-    t7 = t6 > 1.0
-    t8 = _sign(t4)
-    t9 = t6 == 1.0
-    t10 = 0.5 * delta
-    t11 = tl.where(t7, delta * t8, tl.where(t9, t10 * t8, 0.0))
-    t12 = LOG2E * log_decay_in
-    t14 = LOG2E * tl.exp2(t12)
-    t16 = -t1 - t3
+    t6 = LOG2E * log_decay_in
+    t8 = LOG2E * tl.exp2(t6)
+    t10 = -t1 - t3
+    t11 = tl.abs(t4 * tl.exp2(t2))
+    t12 = t11 > 1.0
+    t13 = _sign(t4)
+    t14 = t11 == 1.0
+    t15 = 0.5 * delta
+    t16 = tl.where(t12, delta * t13, tl.where(t14, t15 * t13, 0.0))
     t17 = LOG2E * (log_decay_in - lse)
     t18 = scale * t5
-    t19 = t12 - t1 - t3
+    t19 = t6 - t1 - t3
     t21 = LOG2E * (log_decay_in + row_max) - LOG2E * 1.5 * lse - t3
-    t23 = 0.5 * scale * delta * row_sum2 * t8 * t5
-    t24 = 0.25 * scale * delta * row_sum2 * t8 * t5
+    t23 = 0.5 * scale * delta * row_sum2 * t13 * t5
+    t24 = 0.25 * scale * delta * row_sum2 * t13 * t5
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     d_log_decay = tl.zeros([BLOCK_M], tl.float32)
@@ -369,14 +370,14 @@ def retention_backward_query(
 
             j = keys.to(tl.float32)
 
-            t13 = tl.abs(i[:, None] - j[None, :])
-            t15 = t14 * t13
-            dqk = t5[:, None] * (dp - t11[:, None]) * tl.exp2(t16[:, None] - t15)
-            t20 = t10[:, None] * tl.exp2(t17[:, None] - t15)
-            t22 = tl.exp2(t21[:, None] - t15)
-            t25 = t20 + t18[:, None] * qk * (t11[:, None] - dp) * tl.exp2(t19[:, None] - t15)
-            t26 = t25 - tl.where(t7[:, None], t23[:, None] * t22, tl.where(t9[:, None], t24[:, None] * t22, 0.0))
-            d_log_decay_term = t26 * t13
+            t7 = tl.abs(i[:, None] - j[None, :])
+            t9 = t8 * t7
+            dqk = t5[:, None] * tl.exp2(t10[:, None] - t9) * (dp - t16[:, None])
+            t20 = t15[:, None] * tl.exp2(t17[:, None] - t9)
+            t22 = tl.exp2(t21[:, None] - t9)
+            t25 = t20 + t18[:, None] * qk * tl.exp2(t19[:, None] - t9) * (t16[:, None] - dp)
+            t26 = t25 - tl.where(t12[:, None], t23[:, None] * t22, tl.where(t14[:, None], t24[:, None] * t22, 0.0))
+            d_log_decay_term = t7 * t26
 
             ds = dqk
             if edge:
@@ -490,7 +491,7 @@ def retention_backward_key(
                 t13 = t11 > 1.0
                 t14 = delta * t12
                 t15 = tl.where(t13, t14, tl.where(t11 == 1.0, 0.5 * delta * t12, 0.0))
-                dqk = t6[None, :] * (dp - t15[None, :]) * t10
+                dqk = t6[None, :] * t10 * (dp - t15[None, :])
 
                 p = weight
                 ds = dqk
@@ -1000,12 +1001,12 @@ def portable_backward(
             t10 = t9 * t8
             t12 = torch.exp(t11 - t10)
             weight = t7 * t12
-            dqk = t6 * (dp - t18) * t12
+            dqk = t6 * t12 * (dp - t18)
             t21 = t17 * torch.exp(t19 - t10)
             t23 = torch.exp(t22 - t10)
-            t26 = t21 + t7 * (t18 - dp) * torch.exp(t20 - t10)
+            t26 = t21 + t7 * torch.exp(t20 - t10) * (t18 - dp)
             t27 = t26 - torch.where(t14, t24 * t23, torch.where(t16, t25 * t23, 0.0))
-            d_log_decay_term = t27 * t8
+            d_log_decay_term = t8 * t27
 
             if wants_log_decay:
                 d_log_decay = d_log_decay + _shown(visible, d_log_decay_term, 0.0).sum(-1, keepdim=True)
@@ -1754,12 +1755,12 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t10 = t9 * t8;
       const Vec t12 = exp(t11 - t10);
       const Vec weight = t7 * t12;
-      const Vec dqk = t5 * (dp - t18) * t12;
+      const Vec dqk = t5 * t12 * (dp - t18);
       const Vec t21 = t17 * exp(t19 - t10);
       const Vec t24 = exp(t23 - t10);
-      const Vec t28 = t21 + t7 * (t18 - dp) * exp(t20 - t10);
+      const Vec t28 = t21 + t7 * exp(t20 - t10) * (t18 - dp);
       const Vec t29 = t28 - select(t14, t25 * t24, select(t16, t27 * t24, Vec(0.0f)));
-      const Vec d_log_decay_term = t29 * t8;
+      const Vec d_log_decay_term = t8 * t29;
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

@@ -21,7 +21,7 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = rho * exp(qk * scale - lse)
-    dqk = scale * (dp * rho - delta) * exp(qk * scale - lse)
+    dqk = scale * exp(qk * scale - lse) * (rho * dp - delta)
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
@@ -299,7 +299,7 @@ def row_scaled_backward_query(
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            dqk = (rho_in[:, None] * dp - delta[:, None]) * tl.exp2(t1 * qk - t2[:, None])
+            dqk = tl.exp2(t1 * qk - t2[:, None]) * (rho_in[:, None] * dp - delta[:, None])
 
             ds = dqk
             if edge:
@@ -391,7 +391,7 @@ def row_scaled_backward_key(
                 t2 = LOG2E * lse
                 t3 = tl.exp2(t1 * qk - t2[None, :])
                 weight = rho_in[None, :] * t3
-                dqk = (rho_in[None, :] * dp - delta[None, :]) * t3
+                dqk = t3 * (rho_in[None, :] * dp - delta[None, :])
 
                 p = weight
                 ds = dqk
@@ -841,7 +841,7 @@ def portable_backward(
 
             t1 = torch.exp(scale * qk - lse)
             weight = rho_in * t1
-            dqk = scale * (rho_in * dp - delta) * t1
+            dqk = scale * t1 * (rho_in * dp - delta)
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1499,7 +1499,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
 
       const Vec t1 = exp(scale * qk - lse);
       const Vec weight = rho_in * t1;
-      const Vec dqk = (rho_in * dp - delta) * t1;
+      const Vec dqk = t1 * (rho_in * dp - delta);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

@@ -22,14 +22,14 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = exp(bias + qk * exp(min(log_scale, log(100))) - lse)
-    dqk = (dp - delta) * exp(bias + qk * exp(min(log_scale, log(100))) + min(log_scale, log(100)) - lse)
+    dqk = exp(bias + qk * exp(min(log_scale, log(100))) + min(log_scale, log(100)) - lse) * (dp - delta)
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
-    d_log_scale = sum(qk * (dp - delta) * exp(bias + qk * exp(min(log_scale, log(100))) + min(log_scale, log(100)) -
-        lse))
+    d_log_scale = sum(qk * exp(bias + qk * exp(min(log_scale, log(100))) + min(log_scale, log(100)) - lse) * (dp -
+        delta))
     gradient of log_scale: where(log(100) > log_scale, d_log_scale, where(log_scale == log(100), 0.5 * d_log_scale,
         0))
-    gradient of bias: (dp - delta) * exp(bias + qk * exp(min(log_scale, log(100))) - lse)
+    gradient of bias: exp(bias + qk * exp(min(log_scale, log(100))) - lse) * (dp - delta)
 """
 
 import ctypes
@@ -289,8 +289,8 @@ def scaled_cosine_backward_query(
 
     log_scale_in = tl.load(log_scale_in_ptr + tl.cast(q_head, tl.int64) * log_scale_in_stride_head).to(tl.float32)
 
-    t2 = LOG2E * tl.minimum(log_scale_in, 4.605170185988092)
-    t3 = LOG2E * tl.exp2(t2)
+    t1 = LOG2E * tl.minimum(log_scale_in, 4.605170185988092)
+    t2 = LOG2E * tl.exp2(t1)
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     d_log_scale = tl.zeros([BLOCK_M], tl.float32)
@@ -316,10 +316,10 @@ def scaled_cosine_backward_query(
             bias_in = tl.load(bias_in_rows[:, None] + bias_in_columns[None, :], mask=bias_in_mask, other=0.0)
             bias_in = bias_in.to(tl.float32)
 
-            t1 = dp - delta[:, None]
-            t4 = tl.exp2(t2 + t3 * qk + LOG2E * (bias_in - lse[:, None]))
-            dqk = t1 * t4
-            d_log_scale_term = qk * t1 * t4
+            t3 = tl.exp2(t1 + t2 * qk + LOG2E * (bias_in - lse[:, None]))
+            t4 = dp - delta[:, None]
+            dqk = t3 * t4
+            d_log_scale_term = qk * t3 * t4
 
             ds = dqk
             if edge:
@@ -423,7 +423,7 @@ def scaled_cosine_backward_key(
                 t3 = t2 * qk
                 t4 = LOG2E * (bias_in - lse[None, :])
                 weight = tl.exp2(t3 + t4)
-                dqk = (dp - delta[None, :]) * tl.exp2(t1 + t3 + t4)
+                dqk = tl.exp2(t1 + t3 + t4) * (dp - delta[None, :])
 
                 p = weight
                 ds = dqk
@@ -507,7 +507,7 @@ def scaled_cosine_backward_pair_bias(
 
         t1 = LOG2E * tl.exp2(LOG2E * tl.minimum(log_scale_in, 4.605170185988092))
 
-        value = (dp - delta[:, None]) * tl.exp2(t1 * qk + LOG2E * (bias_in - lse[:, None]))
+        value = tl.exp2(t1 * qk + LOG2E * (bias_in - lse[:, None])) * (dp - delta[:, None])
 
         total += tl.where(visible, value, 0.0)
     pointers = d_bias_in_ptr + tl.cast(plane, tl.int64) * n_q * n_k
@@ -959,7 +959,7 @@ def portable_backward(
 
         t1 = _plain_minimum(log_scale_in, 4.605170185988092)
         t2 = torch.exp(t1)
-        t5 = t1 - lse
+        t4 = t1 - lse
 
         d_log_scale = row
         dq_block = torch.zeros_like(q)
@@ -972,11 +972,11 @@ def portable_backward(
 
             t3 = t2 * qk
             weight = torch.exp(bias_in - lse + t3)
-            t4 = dp - delta
-            t6 = torch.exp(t5 + bias_in + t3)
-            dqk = t4 * t6
-            bias_gradient = t4 * weight
-            d_log_scale_term = qk * t4 * t6
+            t5 = torch.exp(t4 + bias_in + t3)
+            t6 = dp - delta
+            dqk = t5 * t6
+            bias_gradient = weight * t6
+            d_log_scale_term = qk * t5 * t6
 
             if wants_log_scale:
                 d_log_scale = d_log_scale + _shown(visible, d_log_scale_term, 0.0).sum(-1, keepdim=True)
@@ -1244,7 +1244,7 @@ struct Rows {
   alignas(64) float row_sum[MOST_ROWS];
   alignas(64) float t1[MOST_ROWS];
   alignas(64) float t2[MOST_ROWS];
-  alignas(64) float t5[MOST_ROWS];
+  alignas(64) float t4[MOST_ROWS];
 };
 
 // What each key of a block has.
@@ -1683,16 +1683,16 @@ void tile_of_backward(const Call& call, int64_t batch, int64_t head, int64_t fir
       const Vec delta = load(rows.delta + lane);
       const Vec lse = load(rows.lse + lane);
       const Vec t2 = load(rows.t2 + lane);
-      const Vec t5 = load(rows.t5 + lane);
+      const Vec t4 = load(rows.t4 + lane);
 
       const Vec bias_in = load(bias_in_line + lane);
 
       const Vec t3 = t2 * qk;
       const Vec weight = exp(bias_in - lse + t3);
-      const Vec t4 = dp - delta;
-      const Vec t6 = exp(t5 + bias_in + t3);
-      const Vec dqk = t4 * t6;
-      const Vec d_log_scale_term = qk * t4 * t6;
+      const Vec t5 = exp(t4 + bias_in + t3);
+      const Vec t6 = dp - delta;
+      const Vec dqk = t5 * t6;
+      const Vec d_log_scale_term = qk * t5 * t6;
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);
@@ -1723,7 +1723,7 @@ void tile_of_bias(const Call& call, int64_t batch, int64_t head, int64_t first_r
 
       const Vec bias_in = load(bias_in_line + lane);
 
-      const Vec bias_gradient = (dp - delta) * exp(bias_in - lse + bias_t1 * qk);
+      const Vec bias_gradient = exp(bias_in - lse + bias_t1 * qk) * (dp - delta);
 
       const Vec here = bias_gradient;
       (load(total + key * ld + lane) + (EDGE ? select(seen, here, Vec(0.f)) : here)).store(total + key * ld + lane);
@@ -1804,11 +1804,11 @@ class Backward {
 
         const Vec t1 = minimum(log_scale_in, Vec(4.605170185988092f));
         const Vec t2 = exp(t1);
-        const Vec t5 = t1 - lse;
+        const Vec t4 = t1 - lse;
 
         (t1).store(rows.t1 + lane);
         (t2).store(rows.t2 + lane);
-        (t5).store(rows.t5 + lane);
+        (t4).store(rows.t4 + lane);
       }
 
     }

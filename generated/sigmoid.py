@@ -16,10 +16,10 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = sigmoid(bias + qk * scale)
-    dqk = dp * scale * (1 - sigmoid(bias + qk * scale)) * sigmoid(bias + qk * scale)
+    dqk = scale * (1 - sigmoid(bias + qk * scale)) * sigmoid(bias + qk * scale) * dp
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
-    d_bias = sum(dp * (1 - sigmoid(bias + qk * scale)) * sigmoid(bias + qk * scale))
+    d_bias = sum((1 - sigmoid(bias + qk * scale)) * sigmoid(bias + qk * scale) * dp)
     gradient of bias: d_bias
 """
 
@@ -279,7 +279,7 @@ def sigmoid_backward_query(
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
             t3 = _logistic2(t2 - t1 * qk, CUDA)
-            dqk = dp * (1.0 - t3) * t3
+            dqk = (1.0 - t3) * t3 * dp
 
             ds = dqk
             if edge:
@@ -371,7 +371,7 @@ def sigmoid_backward_key(
                 visible_count = tl.where(rows < n_q, visible_count, 0)
 
                 weight = _logistic2(t2 - t1 * qk, CUDA)
-                dqk = dp * (1.0 - weight) * weight
+                dqk = (1.0 - weight) * weight * dp
 
                 p = weight
                 ds = dqk
@@ -800,8 +800,8 @@ def portable_backward(
 
             weight = torch.sigmoid(bias_in + scale * qk)
             t1 = 1.0 - weight
-            dqk = scale * dp * t1 * weight
-            d_bias_term = dp * t1 * weight
+            dqk = scale * t1 * weight * dp
+            d_bias_term = t1 * weight * dp
 
             if wants_bias:
                 d_bias = d_bias + _shown(visible, d_bias_term, 0.0).sum(-1, keepdim=True)
@@ -1435,7 +1435,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t2 = load(rows.t2 + lane);
 
       const Vec weight = logistic2(t2 - t1 * qk);
-      const Vec dqk = dp * (Vec(1.0f) - weight) * weight;
+      const Vec dqk = (Vec(1.0f) - weight) * weight * dp;
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

@@ -22,7 +22,7 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = exp(qk * scale - max(lse, sink)) / (exp(lse - max(lse, sink)) + exp(sink - max(lse, sink)))
-    dqk = scale * (dp - delta) * exp(qk * scale - max(lse, sink)) / (exp(lse - max(lse, sink)) + exp(sink - max(lse,
+    dqk = scale * exp(qk * scale - max(lse, sink)) * (dp - delta) / (exp(lse - max(lse, sink)) + exp(sink - max(lse,
         sink)))
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
@@ -285,8 +285,8 @@ def sink_backward_query(
 
     t1 = LOG2E * tl.maximum(lse, sink_in)
     t2 = tl.exp2(LOG2E * lse - t1) + tl.exp2(LOG2E * sink_in - t1)
-    t3 = 1.0 / t2
-    t4 = LOG2E * scale
+    t3 = LOG2E * scale
+    t4 = 1.0 / t2
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
@@ -305,7 +305,7 @@ def sink_backward_query(
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            dqk = t3[:, None] * (dp - delta[:, None]) * tl.exp2(t4 * qk - t1[:, None])
+            dqk = t4[:, None] * tl.exp2(t3 * qk - t1[:, None]) * (dp - delta[:, None])
 
             ds = dqk
             if edge:
@@ -374,7 +374,7 @@ def sink_backward_key(
         sink_in = tl.load(sink_in_ptr + tl.cast(q_head, tl.int64) * sink_in_stride_head).to(tl.float32)
 
         t2 = LOG2E * sink_in
-        t4 = LOG2E * scale
+        t3 = LOG2E * scale
 
         for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
             begin = first_edge if edge else first_full
@@ -400,10 +400,9 @@ def sink_backward_key(
                 lse = tl.load(lse_ptr + row + rows, mask=rows < n_q, other=0.0)
                 delta = tl.load(delta_ptr + row + rows, mask=rows < n_q, other=0.0)
                 t1 = LOG2E * tl.maximum(lse, sink_in)
-                t3 = 1.0 / (tl.exp2(LOG2E * lse - t1) + tl.exp2(t2 - t1))
-                t5 = tl.exp2(t4 * qk - t1[None, :])
-                weight = t3[None, :] * t5
-                dqk = t3[None, :] * (dp - delta[None, :]) * t5
+                t4 = 1.0 / (tl.exp2(LOG2E * lse - t1) + tl.exp2(t2 - t1))
+                weight = t4[None, :] * tl.exp2(t3 * qk - t1[None, :])
+                dqk = weight * (dp - delta[None, :])
 
                 p = weight
                 ds = dqk
@@ -872,7 +871,7 @@ def portable_backward(
 
             t3 = torch.exp(scale * qk - t1)
             weight = t2 * t3
-            dqk = t4 * (dp - delta) * t3
+            dqk = t4 * t3 * (dp - delta)
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1542,9 +1541,8 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t1 = load(rows.t1 + lane);
       const Vec t2 = load(rows.t2 + lane);
 
-      const Vec t3 = exp(scale * qk - t1);
-      const Vec weight = t2 * t3;
-      const Vec dqk = t2 * (dp - delta) * t3;
+      const Vec weight = t2 * exp(scale * qk - t1);
+      const Vec dqk = weight * (dp - delta);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

@@ -20,7 +20,7 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = exp(50 * tanh(0.02 * qk * scale) - lse)
-    dqk = scale * (1 - tanh(0.02 * qk * scale) ** 2) * (dp - delta) * exp(50 * tanh(0.02 * qk * scale) - lse)
+    dqk = scale * (1 - tanh(0.02 * qk * scale) ** 2) * exp(50 * tanh(0.02 * qk * scale) - lse) * (dp - delta)
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
@@ -323,8 +323,8 @@ def softcap_backward_query(
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
             t2 = _tanh(t1 * qk)
-            t5 = (1.0 - _square(t2)) * (dp - delta[:, None])
-            dqk = t5 * tl.exp2(t3 * t2 - t4[:, None])
+            t5 = (1.0 - _square(t2)) * tl.exp2(t3 * t2 - t4[:, None])
+            dqk = t5 * (dp - delta[:, None])
 
             ds = dqk
             if edge:
@@ -414,7 +414,7 @@ def softcap_backward_key(
                 t2 = _tanh(t1 * qk)
                 t4 = LOG2E * lse
                 weight = tl.exp2(t3 * t2 - t4[None, :])
-                dqk = (1.0 - _square(t2)) * (dp - delta[None, :]) * weight
+                dqk = (1.0 - _square(t2)) * weight * (dp - delta[None, :])
 
                 p = weight
                 ds = dqk
@@ -862,7 +862,7 @@ def portable_backward(
 
             t2 = torch.tanh(t1 * qk)
             weight = torch.exp(50.0 * t2 - lse)
-            dqk = scale * (1.0 - torch.square(t2)) * (dp - delta) * weight
+            dqk = scale * (1.0 - torch.square(t2)) * weight * (dp - delta)
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1544,7 +1544,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
 
       const Vec t2 = tanh(t1 * qk);
       const Vec weight = exp(Vec(50.0f) * t2 - lse);
-      const Vec dqk = (Vec(1.0f) - square(t2)) * (dp - delta) * weight;
+      const Vec dqk = (Vec(1.0f) - square(t2)) * weight * (dp - delta);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

@@ -20,7 +20,7 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = exp(qk * scale - lse)
-    dqk = scale * (dp - delta) * exp(qk * scale - lse)
+    dqk = scale * exp(qk * scale - lse) * (dp - delta)
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
@@ -292,7 +292,7 @@ def softmax_backward_query(
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            dqk = (dp - delta[:, None]) * tl.exp2(t1 * qk - t2[:, None])
+            dqk = tl.exp2(t1 * qk - t2[:, None]) * (dp - delta[:, None])
 
             ds = dqk
             if edge:
@@ -380,7 +380,7 @@ def softmax_backward_key(
                 delta = tl.load(delta_ptr + row + rows, mask=rows < n_q, other=0.0)
                 t2 = LOG2E * lse
                 weight = tl.exp2(t1 * qk - t2[None, :])
-                dqk = (dp - delta[None, :]) * weight
+                dqk = weight * (dp - delta[None, :])
 
                 p = weight
                 ds = dqk
@@ -824,7 +824,7 @@ def portable_backward(
             visible = _visible(rows, (first_key, last_key), call, query)
 
             weight = torch.exp(scale * qk - lse)
-            dqk = scale * (dp - delta) * weight
+            dqk = scale * weight * (dp - delta)
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1474,7 +1474,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec lse = load(rows.lse + lane);
 
       const Vec weight = exp(scale * qk - lse);
-      const Vec dqk = (dp - delta) * weight;
+      const Vec dqk = weight * (dp - delta);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

@@ -22,7 +22,7 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = exp(qk * scale - max(0, lse)) / (extra * exp(-max(0, lse)) + exp(lse - max(0, lse)))
-    dqk = scale * (dp - delta) * exp(qk * scale - max(0, lse)) / (extra * exp(-max(0, lse)) + exp(lse - max(0,
+    dqk = scale * exp(qk * scale - max(0, lse)) * (dp - delta) / (extra * exp(-max(0, lse)) + exp(lse - max(0,
         lse)))
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
@@ -283,8 +283,8 @@ def softmax_n_backward_query(
     extra_in = tl.load(extra_in_ptr + tl.cast(q_head, tl.int64) * extra_in_stride_head).to(tl.float32)
 
     t1 = LOG2E * tl.maximum(0.0, lse)
-    t2 = 1.0 / (extra_in * tl.exp2(-t1) + tl.exp2(LOG2E * lse - t1))
-    t3 = LOG2E * scale
+    t2 = LOG2E * scale
+    t3 = 1.0 / (extra_in * tl.exp2(-t1) + tl.exp2(LOG2E * lse - t1))
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
@@ -303,7 +303,7 @@ def softmax_n_backward_query(
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            dqk = t2[:, None] * (dp - delta[:, None]) * tl.exp2(t3 * qk - t1[:, None])
+            dqk = t3[:, None] * tl.exp2(t2 * qk - t1[:, None]) * (dp - delta[:, None])
 
             ds = dqk
             if edge:
@@ -372,7 +372,7 @@ def softmax_n_backward_key(
         do_base = _head(do_ptr, batch, do_stride_b, q_head, do_stride_h)
         extra_in = tl.load(extra_in_ptr + tl.cast(q_head, tl.int64) * extra_in_stride_head).to(tl.float32)
 
-        t3 = LOG2E * scale
+        t2 = LOG2E * scale
 
         for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
             begin = first_edge if edge else first_full
@@ -398,10 +398,9 @@ def softmax_n_backward_key(
                 lse = tl.load(lse_ptr + row + rows, mask=rows < n_q, other=0.0)
                 delta = tl.load(delta_ptr + row + rows, mask=rows < n_q, other=0.0)
                 t1 = LOG2E * tl.maximum(0.0, lse)
-                t2 = 1.0 / (extra_in * tl.exp2(-t1) + tl.exp2(LOG2E * lse - t1))
-                t4 = tl.exp2(t3 * qk - t1[None, :])
-                weight = t2[None, :] * t4
-                dqk = t2[None, :] * (dp - delta[None, :]) * t4
+                t3 = 1.0 / (extra_in * tl.exp2(-t1) + tl.exp2(LOG2E * lse - t1))
+                weight = t3[None, :] * tl.exp2(t2 * qk - t1[None, :])
+                dqk = weight * (dp - delta[None, :])
 
                 p = weight
                 ds = dqk
@@ -870,7 +869,7 @@ def portable_backward(
 
             t3 = torch.exp(scale * qk - t1)
             weight = t2 * t3
-            dqk = t4 * (dp - delta) * t3
+            dqk = t4 * t3 * (dp - delta)
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1540,9 +1539,8 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t1 = load(rows.t1 + lane);
       const Vec t2 = load(rows.t2 + lane);
 
-      const Vec t3 = exp(scale * qk - t1);
-      const Vec weight = t2 * t3;
-      const Vec dqk = t2 * (dp - delta) * t3;
+      const Vec weight = t2 * exp(scale * qk - t1);
+      const Vec dqk = weight * (dp - delta);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

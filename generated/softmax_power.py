@@ -19,10 +19,10 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = exp(qk * scale - lse * p)
-    dqk = scale * (dp * exp(qk * scale - lse * p) - delta * p * exp(qk * scale - lse))
+    dqk = scale * (exp(qk * scale - lse * p) * dp - delta * p * exp(qk * scale - lse))
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
-    d_p = sum(dp * exp(qk * scale - lse * p))
+    d_p = sum(exp(qk * scale - lse * p) * dp)
     gradient of p: -(d_p * lse)
 """
 
@@ -302,7 +302,7 @@ def softmax_power_backward_query(
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
             t2 = t1 * qk
-            t4 = dp * tl.exp2(t2 - t3[:, None])
+            t4 = tl.exp2(t2 - t3[:, None]) * dp
             dqk = t4 - t6[:, None] * tl.exp2(t2 - t5[:, None])
 
             ds = dqk
@@ -404,7 +404,7 @@ def softmax_power_backward_key(
                 weight = tl.exp2(t2 - t4[None, :])
                 t5 = LOG2E * lse
                 t6 = p_in * delta
-                dqk = dp * weight - t6[None, :] * tl.exp2(t2 - t5[None, :])
+                dqk = weight * dp - t6[None, :] * tl.exp2(t2 - t5[None, :])
 
                 p = weight
                 ds = dqk
@@ -860,7 +860,7 @@ def portable_backward(
 
             t1 = scale * qk
             weight = torch.exp(t1 - t2)
-            t3 = dp * weight
+            t3 = weight * dp
             dqk = scale * (t3 - t4 * torch.exp(t1 - lse))
 
             if wants_p:
@@ -1543,7 +1543,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
 
       const Vec t1 = scale * qk;
       const Vec weight = exp(t1 - t2);
-      const Vec t3 = dp * weight;
+      const Vec t3 = weight * dp;
       const Vec dqk = t3 - t4 * exp(t1 - lse);
 
       const Vec p_here = weight, ds_here = dqk;

@@ -22,8 +22,9 @@ Forward, 1 pass over the keys:
 Backward:
     p = exp(max(qk * scale, 0) - max(0, lse)) * relu(-(expm1(-abs(qk * scale)) * sign(qk * scale))) / (exp(lse -
         max(0, lse)) + 0.000001 * exp(-max(0, lse)))
-    dqk = scale * (where(expm1(qk * scale) > 0, dp, 0) - delta * sign(-(expm1(-abs(qk * scale)) * sign(qk *
-        scale)))) * exp(qk * scale - max(0, lse)) / (exp(lse - max(0, lse)) + 0.000001 * exp(-max(0, lse)))
+    dqk = scale * exp(qk * scale - max(0, lse)) * (where(expm1(qk * scale) > 0, dp, 0) - delta *
+        sign(-(expm1(-abs(qk * scale)) * sign(qk * scale)))) / (exp(lse - max(0, lse)) + 0.000001 * exp(-max(0,
+        lse)))
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
@@ -299,8 +300,8 @@ def softpick_backward_query(
     last_full = tl.maximum(last_full, first_full)
 
     t1 = LOG2E * tl.maximum(0.0, lse)
-    t4 = 1.0 / (tl.exp2(LOG2E * lse - t1) + 1e-06 * tl.exp2(-t1))
-    t6 = LOG2E * scale
+    t2 = LOG2E * scale
+    t3 = 1.0 / (tl.exp2(LOG2E * lse - t1) + 1e-06 * tl.exp2(-t1))
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
@@ -319,10 +320,11 @@ def softpick_backward_query(
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            t2 = scale * qk
-            t3 = tl.where(_expm1(t2) > 0.0, dp, 0.0)
-            t5 = t3 - delta[:, None] * _sign(-(_expm1(-tl.abs(t2)) * _sign(t2)))
-            dqk = t4[:, None] * t5 * tl.exp2(t6 * qk - t1[:, None])
+            t4 = scale * qk
+            t5 = tl.where(_expm1(t4) > 0.0, dp, 0.0)
+            t6 = t3[:, None] * tl.exp2(t2 * qk - t1[:, None])
+            t7 = t5 - delta[:, None] * _sign(-(_expm1(-tl.abs(t4)) * _sign(t4)))
+            dqk = t6 * t7
 
             ds = dqk
             if edge:
@@ -413,8 +415,8 @@ def softpick_backward_key(
                 t3 = scale * qk
                 t4 = -(_expm1(-tl.abs(t3)) * _sign(t3))
                 weight = t2[None, :] * tl.exp2(LOG2E * tl.maximum(t3, 0.0) - t1[None, :]) * tl.maximum(t4, 0.0)
-                t6 = t2[None, :] * (tl.where(_expm1(t3) > 0.0, dp, 0.0) - delta[None, :] * _sign(t4))
-                dqk = t6 * tl.exp2(t5 * qk - t1[None, :])
+                t6 = t2[None, :] * tl.exp2(t5 * qk - t1[None, :])
+                dqk = t6 * (tl.where(_expm1(t3) > 0.0, dp, 0.0) - delta[None, :] * _sign(t4))
 
                 p = weight
                 ds = dqk
@@ -882,8 +884,8 @@ def portable_backward(
             t3 = scale * qk
             t4 = -(torch.expm1(-torch.abs(t3)) * torch.sign(t3))
             weight = t2 * torch.exp(_plain_maximum(t3, 0.0) - t1) * torch.relu(t4)
-            t6 = t5 * (torch.where(torch.expm1(t3) > 0.0, dp, 0.0) - delta * torch.sign(t4))
-            dqk = t6 * torch.exp(t3 - t1)
+            t6 = t5 * torch.exp(t3 - t1)
+            dqk = t6 * (torch.where(torch.expm1(t3) > 0.0, dp, 0.0) - delta * torch.sign(t4))
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1570,8 +1572,8 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t3 = scale * qk;
       const Vec t4 = -(expm1(-abs(t3)) * sign(t3));
       const Vec weight = t2 * exp(maximum(t3, Vec(0.0f)) - t1) * relu(t4);
-      const Vec t5 = t2 * (select(expm1(t3) > Vec(0.0f), dp, Vec(0.0f)) - delta * sign(t4));
-      const Vec dqk = t5 * exp(t3 - t1);
+      const Vec t5 = t2 * exp(t3 - t1);
+      const Vec dqk = t5 * (select(expm1(t3) > Vec(0.0f), dp, Vec(0.0f)) - delta * sign(t4));
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

@@ -12,12 +12,13 @@ z: sum(softplus(qk * scale))
 
 Forward, 1 pass over the keys:
     pass 1: z = sum(softplus(qk * scale))
+    pass 1: z counts as 2**-100, in float64 as 2**-1000, where it is closer to zero
     acc = sum(softplus(qk * scale) * v)
     o = acc * (1 / z)
 
 Backward:
     p = softplus(qk * scale) / z
-    dqk = scale * (dp - delta) * sigmoid(qk * scale) / z
+    dqk = scale * sigmoid(qk * scale) * (dp - delta) / z
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
@@ -230,6 +231,7 @@ def softplus_l1_forward(
 
     if v_ptr.dtype.element_ty == tl.float16:
         acc = acc * acc_peak[:, None]
+    z = tl.where(tl.abs(z) < 7.888609052210118e-31, 7.888609052210118e-31, z)
 
     # Epilogue. A row that sees no key is zero whatever its statistics are.
     acc_factor = 1.0 / z
@@ -287,8 +289,8 @@ def softplus_l1_backward_query(
     last_full = tl.maximum(tl.minimum(n_k, top + right + 1), 0) // BLOCK_N * BLOCK_N
     last_full = tl.maximum(last_full, first_full)
 
-    t1 = 1.0 / z
-    t2 = LOG2E * scale
+    t1 = LOG2E * scale
+    t2 = 1.0 / z
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
@@ -307,7 +309,7 @@ def softplus_l1_backward_query(
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            dqk = t1[:, None] * (dp - delta[:, None]) * _logistic2(-(t2 * qk), CUDA)
+            dqk = t2[:, None] * _logistic2(-(t1 * qk), CUDA) * (dp - delta[:, None])
 
             ds = dqk
             if edge:
@@ -395,7 +397,7 @@ def softplus_l1_backward_key(
                 delta = tl.load(delta_ptr + row + rows, mask=rows < n_q, other=0.0)
                 t1 = 1.0 / z
                 weight = t1[None, :] * _softplus(scale * qk)
-                dqk = t1[None, :] * (dp - delta[None, :]) * _logistic2(-(t2 * qk), CUDA)
+                dqk = t1[None, :] * _logistic2(-(t2 * qk), CUDA) * (dp - delta[None, :])
 
                 p = weight
                 ds = dqk
@@ -693,6 +695,12 @@ def _plain_softplus(x: Tensor) -> Tensor:
     return torch.logaddexp(x, x.new_zeros(()))
 
 
+def _plain_nonzero(x: Tensor) -> Tensor:
+    """x, or the least divisor where it is closer to zero."""
+    least = torch.full((), 2.0**-1000 if x.dtype == torch.float64 else 2.0**-100, dtype=x.dtype, device=x.device)
+    return torch.where(x.abs() < least, least, x)
+
+
 def _views(query: Tensor, key: Tensor, inputs: Inputs) -> list[Tensor]:
     """The inputs as (batch, head, query, key), with 1 for the axes they lack, in the precision of the computation."""
     group = query.shape[1] // key.shape[1]
@@ -788,6 +796,8 @@ def _portable_rows(
         v = _heads_of(value, first_key, last_key, group, dtype)
         acc = acc + _shown(visible, z_term, 0.0) @ v
 
+    z = _plain_nonzero(z)
+
     acc_factor = 1.0 / z
 
     out = acc * acc_factor
@@ -835,7 +845,7 @@ def portable_backward(
 
             t2 = scale * qk
             weight = t1 * _plain_softplus(t2)
-            dqk = t3 * (dp - delta) * torch.sigmoid(t2)
+            dqk = t3 * torch.sigmoid(t2) * (dp - delta)
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -942,6 +952,7 @@ inline Vec exp2(const Vec& x) {
 #endif
   return times_power(polynomial(f, 1.5370632e-4f, 1.33998087e-3f, 9.61837359e-3f, 5.55032901e-2f, 2.40226477e-1f, 6.93147182e-1f, 1.f), n);
 }
+inline Vec abs(const Vec& x) { return x.abs(); }
 
 // 1 / (1 + 2^x). A reciprocal's first guess and one step of Newton's take less than a division.
 inline Vec logistic2(const Vec& x) {
@@ -1241,6 +1252,12 @@ inline void merge_pass1([[maybe_unused]] const Call& call, State& state, const S
 
 // Pass 1 is over: its statistics.
 inline void finish_pass1([[maybe_unused]] const Call& call, Rows& rows) {
+  for (int64_t lane = 0; lane < rows.count; lane += W) {
+    const Vec z = load(rows.z + lane);
+
+    (select(abs(z) < Vec(7.888609052210118e-31f), Vec(7.888609052210118e-31f), z)).store(rows.z + lane);
+  }
+
 }
 
 template <class T>
@@ -1464,7 +1481,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t1 = load(rows.t1 + lane);
 
       const Vec weight = t1 * softplus(scale * qk);
-      const Vec dqk = t1 * (dp - delta) * logistic2(-(t2 * qk));
+      const Vec dqk = t1 * logistic2(-(t2 * qk)) * (dp - delta);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);
@@ -2509,7 +2526,7 @@ def _input(name: str, given: Any, axes: tuple[str, ...], query: Tensor, key: Ten
 class Aux(NamedTuple):
     """Statistics of the rows, each (B, Hq, Nq) in float32; float64 if query is. They have gradients.
 
-    z: sum(softplus(qk * scale)); 0 for rows that see no key
+    z: sum(softplus(qk * scale)); 2**-100 for rows that see no key, with 2**-1000 in float64
     """
 
     z: Tensor

@@ -27,7 +27,7 @@ Backward:
     adj = sum(-where(qk * scale - tau > 0, dp, 0))
     p = relu(qk * scale - tau)
     dqk = where(qk * scale - tau > 0, scale * (dp - adj * where(-tau_slope == 0, 0, -(1 / tau_slope))), 0)
-    dq = sum over keys of (where(qk * scale - tau > 0, dp * scale, 0)) k + adj * sum over keys of (-where(qk * scale
+    dq = sum over keys of (where(qk * scale - tau > 0, scale * dp, 0)) k + adj * sum over keys of (-where(qk * scale
         - tau > 0, scale * where(-tau_slope == 0, 0, -(1 / tau_slope)), 0)) k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """

@@ -12,6 +12,7 @@ z: sum(0.000001 + qk ** 2 * scale ** 2)
 
 Forward, 1 pass over the keys:
     pass 1: z = sum(0.000001 + qk ** 2 * scale ** 2)
+    pass 1: z counts as 2**-100, in float64 as 2**-1000, where it is closer to zero
     acc = sum((0.000001 + qk ** 2 * scale ** 2) * v)
     o = acc * (1 / z)
 
@@ -208,6 +209,7 @@ def spherical_forward(
 
     if v_ptr.dtype.element_ty == tl.float16:
         acc = acc * acc_peak[:, None]
+    z = tl.where(tl.abs(z) < 7.888609052210118e-31, 7.888609052210118e-31, z)
 
     # Epilogue. A row that sees no key is zero whatever its statistics are.
     acc_factor = 1.0 / z
@@ -668,6 +670,12 @@ def launch_backward(
 PORTABLE_TILE = Tile(128, 512, 0, 0)
 
 
+def _plain_nonzero(x: Tensor) -> Tensor:
+    """x, or the least divisor where it is closer to zero."""
+    least = torch.full((), 2.0**-1000 if x.dtype == torch.float64 else 2.0**-100, dtype=x.dtype, device=x.device)
+    return torch.where(x.abs() < least, least, x)
+
+
 def _views(query: Tensor, key: Tensor, inputs: Inputs) -> list[Tensor]:
     """The inputs as (batch, head, query, key), with 1 for the axes they lack, in the precision of the computation."""
     group = query.shape[1] // key.shape[1]
@@ -763,6 +771,8 @@ def _portable_rows(
         z = z + _shown(visible, z_term, 0.0).sum(-1, keepdim=True)
         v = _heads_of(value, first_key, last_key, group, dtype)
         acc = acc + _shown(visible, z_term, 0.0) @ v
+
+    z = _plain_nonzero(z)
 
     acc_factor = 1.0 / z
 
@@ -909,6 +919,7 @@ inline Vec times_power(const Vec& x, const Vec& n) {
   return x * power(half) * power(bounded - half);
 #endif
 }
+inline Vec abs(const Vec& x) { return x.abs(); }
 
 inline Vec square(const Vec& x) { return x * x; }
 
@@ -1197,6 +1208,12 @@ inline void merge_pass1([[maybe_unused]] const Call& call, State& state, const S
 
 // Pass 1 is over: its statistics.
 inline void finish_pass1([[maybe_unused]] const Call& call, Rows& rows) {
+  for (int64_t lane = 0; lane < rows.count; lane += W) {
+    const Vec z = load(rows.z + lane);
+
+    (select(abs(z) < Vec(7.888609052210118e-31f), Vec(7.888609052210118e-31f), z)).store(rows.z + lane);
+  }
+
 }
 
 template <class T>
@@ -2470,7 +2487,7 @@ def _input(name: str, given: Any, axes: tuple[str, ...], query: Tensor, key: Ten
 class Aux(NamedTuple):
     """Statistics of the rows, each (B, Hq, Nq) in float32; float64 if query is. They have gradients.
 
-    z: sum(0.000001 + qk ** 2 * scale ** 2); 0 for rows that see no key
+    z: sum(0.000001 + qk ** 2 * scale ** 2); 2**-100 for rows that see no key, with 2**-1000 in float64
     """
 
     z: Tensor

@@ -22,13 +22,13 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = exp(offset * qk * scale + qk * scale * slope * log(n) - lse)
-    dqk = scale * (dp - delta) * (offset + slope * log(n)) * exp(offset * qk * scale + qk * scale * slope * log(n) -
-        lse)
+    dqk = scale * (offset + slope * log(n)) * exp(offset * qk * scale + qk * scale * slope * log(n) - lse) * (dp -
+        delta)
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
-    d_slope = sum(qk * (dp - delta) * exp(offset * qk * scale + qk * scale * slope * log(n) - lse))
+    d_slope = sum(qk * exp(offset * qk * scale + qk * scale * slope * log(n) - lse) * (dp - delta))
     gradient of slope: d_slope * scale * log(n)
-    d_offset = sum(qk * (dp - delta) * exp(offset * qk * scale + qk * scale * slope * log(n) - lse))
+    d_offset = sum(qk * exp(offset * qk * scale + qk * scale * slope * log(n) - lse) * (dp - delta))
     gradient of offset: d_offset * scale
 """
 
@@ -293,10 +293,10 @@ def ssmax_backward_query(
     offset_in = tl.load(offset_in_ptr + tl.cast(q_head, tl.int64) * offset_in_stride_head).to(tl.float32)
 
     t1 = tl.log(n)
-    t3 = offset_in + slope_in * t1
-    t4 = LOG2E * offset_in * scale
-    t5 = LOG2E * lse
-    t6 = LOG2E * scale * slope_in * t1
+    t2 = LOG2E * offset_in * scale
+    t3 = LOG2E * lse
+    t4 = LOG2E * scale * slope_in * t1
+    t6 = offset_in + slope_in * t1
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     d_slope = tl.zeros([BLOCK_M], tl.float32)
@@ -317,10 +317,10 @@ def ssmax_backward_query(
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            t2 = dp - delta[:, None]
-            t7 = tl.exp2(t4 * qk - t5[:, None] + t6[:, None] * qk)
-            dqk = t3[:, None] * t2 * t7
-            d_slope_term = qk * t2 * t7
+            t5 = tl.exp2(t2 * qk - t3[:, None] + t4[:, None] * qk)
+            t7 = dp - delta[:, None]
+            dqk = t6[:, None] * t5 * t7
+            d_slope_term = qk * t5 * t7
 
             ds = dqk
             if edge:
@@ -432,7 +432,7 @@ def ssmax_backward_key(
                 t5 = t4 * t3
                 weight = tl.exp2(t1 * qk - t2[None, :] + t5[None, :] * qk)
                 t6 = offset_in + slope_in * t3
-                dqk = t6[None, :] * (dp - delta[None, :]) * weight
+                dqk = t6[None, :] * weight * (dp - delta[None, :])
 
                 p = weight
                 ds = dqk
@@ -891,7 +891,7 @@ def portable_backward(
         t1 = offset_in * scale
         t2 = torch.log(n)
         t3 = scale * slope_in * t2
-        t5 = scale * (offset_in + slope_in * t2)
+        t4 = scale * (offset_in + slope_in * t2)
 
         d_slope = row
         d_offset = row
@@ -904,9 +904,9 @@ def portable_backward(
             visible = _visible(rows, (first_key, last_key), call, query)
 
             weight = torch.exp(t1 * qk - lse + t3 * qk)
-            t4 = dp - delta
-            dqk = t5 * t4 * weight
-            d_slope_term = qk * t4 * weight
+            t5 = dp - delta
+            dqk = t4 * weight * t5
+            d_slope_term = qk * weight * t5
 
             if wants_slope or wants_offset:
                 d_slope = d_slope + _shown(visible, d_slope_term, 0.0).sum(-1, keepdim=True)
@@ -1164,7 +1164,7 @@ struct Rows {
   alignas(64) float t2[MOST_ROWS];
   alignas(64) float t3[MOST_ROWS];
   alignas(64) float t4[MOST_ROWS];
-  alignas(64) float t6[MOST_ROWS];
+  alignas(64) float t5[MOST_ROWS];
 };
 
 // What each key of a block has.
@@ -1606,12 +1606,12 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec lse = load(rows.lse + lane);
       const Vec t1 = load(rows.t1 + lane);
       const Vec t4 = load(rows.t4 + lane);
-      const Vec t6 = load(rows.t6 + lane);
+      const Vec t5 = load(rows.t5 + lane);
 
       const Vec weight = exp(t1 * qk - lse + t4 * qk);
-      const Vec t5 = dp - delta;
-      const Vec dqk = t6 * t5 * weight;
-      const Vec d_slope_term = qk * t5 * weight;
+      const Vec t6 = dp - delta;
+      const Vec dqk = t5 * weight * t6;
+      const Vec d_slope_term = qk * weight * t6;
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);
@@ -1703,13 +1703,13 @@ class Backward {
         const Vec t3 = scale * slope_in;
         const Vec t2 = log(n);
         const Vec t4 = t3 * t2;
-        const Vec t6 = offset_in + slope_in * t2;
+        const Vec t5 = offset_in + slope_in * t2;
 
         (t1).store(rows.t1 + lane);
         (t3).store(rows.t3 + lane);
         (t2).store(rows.t2 + lane);
         (t4).store(rows.t4 + lane);
-        (t6).store(rows.t6 + lane);
+        (t5).store(rows.t5 + lane);
       }
 
     }

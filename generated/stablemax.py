@@ -13,13 +13,14 @@ z: sum(where(0 > qk * scale, 1 / (1 + abs(qk * scale)), 1 + qk * scale))
 
 Forward, 1 pass over the keys:
     pass 1: z = sum(where(0 > qk * scale, 1 / (1 + abs(qk * scale)), 1 + qk * scale))
+    pass 1: z counts as 2**-100, in float64 as 2**-1000, where it is closer to zero
     acc = sum(where(0 > qk * scale, 1 / (1 + abs(qk * scale)), 1 + qk * scale) * v)
     o = acc * (1 / z)
 
 Backward:
     p = where(0 > qk * scale, 1 / (1 + abs(qk * scale)), 1 + qk * scale) / z
-    dqk = (dp - delta) * (where(0 > qk * scale, 0, scale) - where(0 > qk * scale, scale * sign(qk * scale) / (1 +
-        abs(qk * scale)) ** 2, 0)) / z
+    dqk = (where(0 > qk * scale, 0, scale) - where(0 > qk * scale, scale * sign(qk * scale) / (1 + abs(qk * scale))
+        ** 2, 0)) * (dp - delta) / z
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
@@ -214,6 +215,7 @@ def stablemax_forward(
 
     if v_ptr.dtype.element_ty == tl.float16:
         acc = acc * acc_peak[:, None]
+    z = tl.where(tl.abs(z) < 7.888609052210118e-31, 7.888609052210118e-31, z)
 
     # Epilogue. A row that sees no key is zero whatever its statistics are.
     acc_factor = 1.0 / z
@@ -270,7 +272,7 @@ def stablemax_backward_query(
     last_full = tl.maximum(tl.minimum(n_k, top + right + 1), 0) // BLOCK_N * BLOCK_N
     last_full = tl.maximum(last_full, first_full)
 
-    t1 = 1.0 / z
+    t5 = 1.0 / z
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
@@ -289,11 +291,11 @@ def stablemax_backward_query(
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            t2 = scale * qk
-            t3 = 0.0 > t2
-            t4 = tl.where(t3, 0.0, scale)
-            t5 = tl.where(t3, scale * _sign(t2) / _square(1.0 + tl.abs(t2)), 0.0)
-            dqk = t1[:, None] * (dp - delta[:, None]) * (t4 - t5)
+            t1 = scale * qk
+            t2 = 0.0 > t1
+            t3 = tl.where(t2, 0.0, scale)
+            t4 = tl.where(t2, scale * _sign(t1) / _square(1.0 + tl.abs(t1)), 0.0)
+            dqk = t5[:, None] * (t3 - t4) * (dp - delta[:, None])
 
             ds = dqk
             if edge:
@@ -381,8 +383,8 @@ def stablemax_backward_key(
                 t4 = 1.0 + tl.abs(t2)
                 weight = t1[None, :] * tl.where(t3, 1.0 / t4, 1.0 + t2)
                 t5 = tl.where(t3, 0.0, scale)
-                t6 = t1[None, :] * (dp - delta[None, :])
-                dqk = t6 * (t5 - tl.where(t3, scale * _sign(t2) / _square(t4), 0.0))
+                t6 = t1[None, :] * (t5 - tl.where(t3, scale * _sign(t2) / _square(t4), 0.0))
+                dqk = t6 * (dp - delta[None, :])
 
                 p = weight
                 ds = dqk
@@ -675,6 +677,12 @@ def launch_backward(
 PORTABLE_TILE = Tile(128, 512, 0, 0)
 
 
+def _plain_nonzero(x: Tensor) -> Tensor:
+    """x, or the least divisor where it is closer to zero."""
+    least = torch.full((), 2.0**-1000 if x.dtype == torch.float64 else 2.0**-100, dtype=x.dtype, device=x.device)
+    return torch.where(x.abs() < least, least, x)
+
+
 def _views(query: Tensor, key: Tensor, inputs: Inputs) -> list[Tensor]:
     """The inputs as (batch, head, query, key), with 1 for the axes they lack, in the precision of the computation."""
     group = query.shape[1] // key.shape[1]
@@ -771,6 +779,8 @@ def _portable_rows(
         v = _heads_of(value, first_key, last_key, group, dtype)
         acc = acc + _shown(visible, z_term, 0.0) @ v
 
+    z = _plain_nonzero(z)
+
     acc_factor = 1.0 / z
 
     out = acc * acc_factor
@@ -820,8 +830,8 @@ def portable_backward(
             t4 = 1.0 + torch.abs(t2)
             weight = t1 * torch.where(t3, 1.0 / t4, 1.0 + t2)
             t5 = torch.where(t3, 0.0, scale)
-            t6 = t1 * (dp - delta)
-            dqk = t6 * (t5 - torch.where(t3, scale * torch.sign(t2) / torch.square(t4), 0.0))
+            t6 = t1 * (t5 - torch.where(t3, scale * torch.sign(t2) / torch.square(t4), 0.0))
+            dqk = t6 * (dp - delta)
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1207,6 +1217,12 @@ inline void merge_pass1([[maybe_unused]] const Call& call, State& state, const S
 
 // Pass 1 is over: its statistics.
 inline void finish_pass1([[maybe_unused]] const Call& call, Rows& rows) {
+  for (int64_t lane = 0; lane < rows.count; lane += W) {
+    const Vec z = load(rows.z + lane);
+
+    (select(abs(z) < Vec(7.888609052210118e-31f), Vec(7.888609052210118e-31f), z)).store(rows.z + lane);
+  }
+
 }
 
 template <class T>
@@ -1431,8 +1447,8 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t4 = Vec(1.0f) + abs(t2);
       const Vec weight = t1 * select(t3, Vec(1.0f) / t4, Vec(1.0f) + t2);
       const Vec t5 = select(t3, Vec(0.0f), scale);
-      const Vec t6 = t1 * (dp - delta);
-      const Vec dqk = t6 * (t5 - select(t3, scale * sign(t2) / square(t4), Vec(0.0f)));
+      const Vec t6 = t1 * (t5 - select(t3, scale * sign(t2) / square(t4), Vec(0.0f)));
+      const Vec dqk = t6 * (dp - delta);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);
@@ -2471,7 +2487,8 @@ def _input(name: str, given: Any, axes: tuple[str, ...], query: Tensor, key: Ten
 class Aux(NamedTuple):
     """Statistics of the rows, each (B, Hq, Nq) in float32; float64 if query is. They have gradients.
 
-    z: sum(where(0 > qk * scale, 1 / (1 + abs(qk * scale)), 1 + qk * scale)); 0 for rows that see no key
+    z: sum(where(0 > qk * scale, 1 / (1 + abs(qk * scale)), 1 + qk * scale)); 2**-100 for rows that see no key, with
+        2**-1000 in float64
     """
 
     z: Tensor

@@ -18,19 +18,19 @@ Forward, 2 passes over the keys:
     pass 1: extreme = amax(qk * scale)
     pass 2: row_max = max(qk * scale)
     pass 2: row_sum = sum(exp(qk * scale - row_max) * relu(t + qk * scale - extreme))
-    pass 2: lse = row_max + log(row_sum)
+    pass 2: lse = row_max + log(nonzero(row_sum))
     acc = sum(exp(qk * scale - row_max) * relu(t + qk * scale - extreme) * v)
-    o = acc * (1 / row_sum)
+    o = acc * (1 / nonzero(row_sum))
 
 Backward:
-    adj1 = sum(where(t + qk * scale - extreme > 0, (delta - dp) * exp(qk * scale - lse), 0))
+    adj1 = sum(where(t + qk * scale - extreme > 0, exp(qk * scale - lse) * (delta - dp), 0))
     adj2 = sum(where(attains(qk * scale, extreme), 1, 0))
     p = exp(qk * scale - lse) * relu(t + qk * scale - extreme)
-    dqk = (dp - delta) * (scale * relu(t + qk * scale - extreme) + where(t + qk * scale - extreme > 0, scale, 0)) *
-        exp(qk * scale - lse) + where(attains(qk * scale, extreme), adj1 * scale / adj2, 0)
+    dqk = (scale * relu(t + qk * scale - extreme) + where(t + qk * scale - extreme > 0, scale, 0)) * exp(qk * scale
+        - lse) * (dp - delta) + where(attains(qk * scale, extreme), adj1 * scale / adj2, 0)
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
-    d_t = sum(where(t + qk * scale - extreme > 0, (dp - delta) * exp(qk * scale - lse), 0))
+    d_t = sum(where(t + qk * scale - extreme > 0, exp(qk * scale - lse) * (dp - delta), 0))
     gradient of t: d_t
 """
 
@@ -261,10 +261,10 @@ def t_softmax_forward(
             row_max = row_max_kept
 
     row_max = tl.where(row_max == float("-inf"), 0.0, row_max)
-    lse = row_max + tl.log(row_sum)
+    lse = row_max + tl.log(tl.where(tl.abs(row_sum) < 7.888609052210118e-31, 7.888609052210118e-31, row_sum))
 
     # Epilogue. A row that sees no key is zero whatever its statistics are.
-    acc_factor = 1.0 / row_sum
+    acc_factor = 1.0 / tl.where(tl.abs(row_sum) < 7.888609052210118e-31, 7.888609052210118e-31, row_sum)
 
     out = acc * acc_factor[:, None]
     out = tl.where((visible_count > 0)[:, None], out, 0.0)
@@ -348,7 +348,7 @@ def t_softmax_backward_query(
 
             a1 = scale * qk
             a5 = a2[:, None] + a1 > 0.0
-            adj1_term = tl.where(a5, (delta[:, None] - dp) * tl.exp2(a3 * qk - a4[:, None]), 0.0)
+            adj1_term = tl.where(a5, tl.exp2(a3 * qk - a4[:, None]) * (delta[:, None] - dp), 0.0)
             adj2_term = tl.where(_attains(a1, extreme[:, None]), 1.0, 0.0)
 
             if edge:
@@ -365,9 +365,9 @@ def t_softmax_backward_query(
                 adj2_seen = tl.where(visible, adj2_seen, 0.0)
             adj2 += tl.sum(adj2_seen, 1)
 
-    t3 = t_in - extreme
-    t6 = LOG2E * scale
-    t7 = LOG2E * lse
+    t2 = t_in - extreme
+    t5 = LOG2E * scale
+    t6 = LOG2E * lse
     t9 = scale * adj1 / adj2
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
@@ -388,14 +388,14 @@ def t_softmax_backward_query(
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            t1 = dp - delta[:, None]
-            t2 = scale * qk
-            t4 = t3[:, None] + t2
-            t5 = t4 > 0.0
-            t8 = tl.exp2(t6 * qk - t7[:, None])
-            t10 = t1 * (scale * tl.maximum(t4, 0.0) + tl.where(t5, scale, 0.0)) * t8
-            dqk = t10 + tl.where(_attains(t2, extreme[:, None]), t9[:, None], 0.0)
-            d_t_term = tl.where(t5, t1 * t8, 0.0)
+            t1 = scale * qk
+            t3 = t2[:, None] + t1
+            t4 = t3 > 0.0
+            t7 = tl.exp2(t5 * qk - t6[:, None])
+            t8 = dp - delta[:, None]
+            t10 = (scale * tl.maximum(t3, 0.0) + tl.where(t4, scale, 0.0)) * t7 * t8
+            dqk = t10 + tl.where(_attains(t1, extreme[:, None]), t9[:, None], 0.0)
+            d_t_term = tl.where(t4, t7 * t8, 0.0)
 
             ds = dqk
             if edge:
@@ -500,9 +500,9 @@ def t_softmax_backward_key(
                 t6 = t5[None, :] + t4
                 t7 = tl.maximum(t6, 0.0)
                 weight = t3 * t7
-                t8 = (dp - delta[None, :]) * (scale * t7 + tl.where(t6 > 0.0, scale, 0.0))
+                t8 = (scale * t7 + tl.where(t6 > 0.0, scale, 0.0)) * t3
                 t9 = scale * adj1 / adj2
-                dqk = t8 * t3 + tl.where(_attains(t4, extreme[None, :]), t9[None, :], 0.0)
+                dqk = t8 * (dp - delta[None, :]) + tl.where(_attains(t4, extreme[None, :]), t9[None, :], 0.0)
 
                 p = weight
                 ds = dqk
@@ -798,6 +798,12 @@ def launch_backward(
 PORTABLE_TILE = Tile(128, 512, 0, 0)
 
 
+def _plain_nonzero(x: Tensor) -> Tensor:
+    """x, or the least divisor where it is closer to zero."""
+    least = torch.full((), 2.0**-1000 if x.dtype == torch.float64 else 2.0**-100, dtype=x.dtype, device=x.device)
+    return torch.where(x.abs() < least, least, x)
+
+
 def _plain_attains(x: Tensor, extremum: Tensor) -> Tensor:
     """Whether x is the extremum, up to the rounding of a recomputed product."""
     return (x - extremum).abs() <= 32 * torch.finfo(x.dtype).eps * extremum.abs()
@@ -925,9 +931,9 @@ def _portable_rows(
         row_max = row_max_kept
 
     row_max = torch.where(row_max == -math.inf, 0.0, row_max)
-    lse = row_max + torch.log(row_sum)
+    lse = row_max + torch.log(_plain_nonzero(row_sum))
 
-    acc_factor = 1.0 / row_sum
+    acc_factor = 1.0 / _plain_nonzero(row_sum)
 
     out = acc * acc_factor
     out = torch.where(live, out, 0.0).to(query.dtype)
@@ -980,7 +986,7 @@ def portable_backward(
 
             a1 = scale * qk
             a3 = a2 + a1 > 0.0
-            adj1_term = torch.where(a3, (delta - dp) * torch.exp(a1 - lse), 0.0)
+            adj1_term = torch.where(a3, torch.exp(a1 - lse) * (delta - dp), 0.0)
             adj2_term = torch.where(_plain_attains(a1, extreme), 1.0, 0.0).to(dtype)
 
             adj1 = adj1 + _shown(visible, adj1_term, 0.0).sum(-1, keepdim=True)
@@ -1002,11 +1008,11 @@ def portable_backward(
             t4 = t3 + t1
             t5 = torch.relu(t4)
             weight = t2 * t5
-            t6 = dp - delta
-            t7 = t4 > 0.0
-            t9 = t6 * (scale * t5 + torch.where(t7, scale, 0.0)) * t2
+            t6 = t4 > 0.0
+            t7 = dp - delta
+            t9 = (scale * t5 + torch.where(t6, scale, 0.0)) * t2 * t7
             dqk = t9 + torch.where(_plain_attains(t1, extreme), t8, 0.0)
-            d_t_term = torch.where(t7, t6 * t2, 0.0)
+            d_t_term = torch.where(t6, t2 * t7, 0.0)
 
             if wants_t:
                 d_t = d_t + _shown(visible, d_t_term, 0.0).sum(-1, keepdim=True)
@@ -1118,6 +1124,7 @@ inline Vec exp(const Vec& x) {
   return times_power(polynomial(r, 1.37519254e-3f, 8.36894382e-3f, 4.16695252e-2f, 1.66665182e-1f, 0.499999881f, 1.f, 1.f), n);
 }
 inline Vec log(const Vec& x) { return x.log(); }
+inline Vec abs(const Vec& x) { return x.abs(); }
 inline Vec relu(const Vec& x) { return at::vec::clamp_min(x, Vec(0.f)); }
 
 // Whether x is the extremum, up to the rounding of a recomputed product: 32 units in the last place.
@@ -1494,7 +1501,7 @@ inline void finish_pass2([[maybe_unused]] const Call& call, Rows& rows) {
     const Vec row_max = load(rows.row_max + lane);
     const Vec row_sum = load(rows.row_sum + lane);
 
-    const Vec lse = row_max + log(row_sum);
+    const Vec lse = row_max + log(select(abs(row_sum) < Vec(7.888609052210118e-31f), Vec(7.888609052210118e-31f), row_sum));
 
     (lse).store(rows.lse + lane);
   }
@@ -1713,7 +1720,7 @@ class Forward {
     for (int64_t lane = 0; lane < rows.count; lane += W) {
       const Vec row_sum = load(rows.row_sum + lane);
 
-      const Vec acc_factor = Vec(1.0f) / row_sum;
+      const Vec acc_factor = Vec(1.0f) / select(abs(row_sum) < Vec(7.888609052210118e-31f), Vec(7.888609052210118e-31f), row_sum);
 
       (acc_factor).store(rows.acc_factor + lane);
     }
@@ -1781,7 +1788,7 @@ void tile_of_prepass(const Call& call, Rows& rows, const Keys& keys, int64_t cou
 
       const Vec a1 = scale * qk;
       const Vec a3 = a2 + a1 > Vec(0.0f);
-      const Vec adj1_term = select(a3, (delta - dp) * exp(a1 - lse), Vec(0.0f));
+      const Vec adj1_term = select(a3, exp(a1 - lse) * (delta - dp), Vec(0.0f));
       const Vec adj2_term = select(attains(a1, extreme), Vec(1.0f), Vec(0.0f));
 
       const Vec adj1_here = adj1_term;
@@ -1815,11 +1822,11 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t4 = t3 + t1;
       const Vec t5 = relu(t4);
       const Vec weight = t2 * t5;
-      const Vec t6 = dp - delta;
-      const Vec t7 = t4 > Vec(0.0f);
-      const Vec t9 = t6 * (scale * t5 + select(t7, scale, Vec(0.0f))) * t2;
+      const Vec t6 = t4 > Vec(0.0f);
+      const Vec t7 = dp - delta;
+      const Vec t9 = (scale * t5 + select(t6, scale, Vec(0.0f))) * t2 * t7;
       const Vec dqk = t9 + select(attains(t1, extreme), t8, Vec(0.0f));
-      const Vec d_t_term = select(t7, t6 * t2, Vec(0.0f));
+      const Vec d_t_term = select(t6, t2 * t7, Vec(0.0f));
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);
@@ -2931,7 +2938,8 @@ class Aux(NamedTuple):
     """Statistics of the rows, each (B, Hq, Nq) in float32; float64 if query is. They have gradients.
 
     extreme: amax(qk * scale); -inf for rows that see no key
-    lse: log sum(exp(qk * scale) * relu(t + qk * scale - extreme)); -inf for rows that see no key
+    lse: log sum(exp(qk * scale) * relu(t + qk * scale - extreme)); log(2**-100) for rows that see no key, with 2**-1000
+        in float64
     """
 
     extreme: Tensor

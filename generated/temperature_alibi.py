@@ -20,12 +20,12 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = exp(qk * scale * temperature - (lse + slope * abs(i - j)))
-    dqk = scale * temperature * (dp - delta) * exp(qk * scale * temperature - (lse + slope * abs(i - j)))
+    dqk = scale * temperature * exp(qk * scale * temperature - (lse + slope * abs(i - j))) * (dp - delta)
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
-    d_temperature = sum(qk * (dp - delta) * exp(qk * scale * temperature - (lse + slope * abs(i - j))))
+    d_temperature = sum(qk * exp(qk * scale * temperature - (lse + slope * abs(i - j))) * (dp - delta))
     gradient of temperature: d_temperature * scale
-    d_slope = sum((delta - dp) * exp(qk * scale * temperature - (lse + slope * abs(i - j))) * abs(i - j))
+    d_slope = sum(exp(qk * scale * temperature - (lse + slope * abs(i - j))) * abs(i - j) * (delta - dp))
     gradient of slope: d_slope
 """
 
@@ -294,9 +294,9 @@ def temperature_alibi_backward_query(
     temperature_in_base = _head(temperature_in_ptr, batch, temperature_in_stride_batch, q_head, temperature_in_stride_head)  # fmt: skip
     temperature_in = _vector(temperature_in_base, rows, n_q, temperature_in_stride_query)
 
-    t2 = LOG2E * scale * temperature_in
-    t3 = LOG2E * lse
-    t5 = LOG2E * slope_in
+    t1 = LOG2E * scale * temperature_in
+    t2 = LOG2E * lse
+    t4 = LOG2E * slope_in
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     d_temperature = tl.zeros([BLOCK_M], tl.float32)
@@ -319,12 +319,12 @@ def temperature_alibi_backward_query(
 
             j = keys.to(tl.float32)
 
-            t1 = dp - delta[:, None]
-            t4 = tl.abs(i[:, None] - j[None, :])
-            t6 = tl.exp2(t2[:, None] * qk - t3[:, None] - t5 * t4)
-            dqk = temperature_in[:, None] * t1 * t6
-            d_temperature_term = qk * t1 * t6
-            d_slope_term = (delta[:, None] - dp) * t6 * t4
+            t3 = tl.abs(i[:, None] - j[None, :])
+            t5 = tl.exp2(t1[:, None] * qk - t2[:, None] - t4 * t3)
+            t6 = dp - delta[:, None]
+            dqk = temperature_in[:, None] * t5 * t6
+            d_temperature_term = qk * t5 * t6
+            d_slope_term = t5 * t3 * (delta[:, None] - dp)
 
             ds = dqk
             if edge:
@@ -436,7 +436,7 @@ def temperature_alibi_backward_key(
                 t2 = t1 * temperature_in
                 t3 = LOG2E * lse
                 weight = tl.exp2(t2[None, :] * qk - t3[None, :] - t4 * tl.abs(i[None, :] - j[:, None]))
-                dqk = temperature_in[None, :] * (dp - delta[None, :]) * weight
+                dqk = temperature_in[None, :] * weight * (dp - delta[None, :])
 
                 p = weight
                 ds = dqk
@@ -908,9 +908,9 @@ def portable_backward(
             t2 = torch.abs(i - j)
             weight = torch.exp(t1 * qk - lse - slope_in * t2)
             t3 = dp - delta
-            dqk = t1 * t3 * weight
-            d_temperature_term = qk * t3 * weight
-            d_slope_term = (delta - dp) * weight * t2
+            dqk = t1 * weight * t3
+            d_temperature_term = qk * weight * t3
+            d_slope_term = weight * t2 * (delta - dp)
 
             if wants_temperature or wants_slope:
                 d_temperature = d_temperature + _shown(visible, d_temperature_term, 0.0).sum(-1, keepdim=True)
@@ -1614,9 +1614,9 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t2 = abs(i - j);
       const Vec weight = exp(t1 * qk - lse - slope_in * t2);
       const Vec t3 = dp - delta;
-      const Vec dqk = temperature_in * t3 * weight;
-      const Vec d_temperature_term = qk * t3 * weight;
-      const Vec d_slope_term = (delta - dp) * weight * t2;
+      const Vec dqk = temperature_in * weight * t3;
+      const Vec d_temperature_term = qk * weight * t3;
+      const Vec d_slope_term = weight * t2 * (delta - dp);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

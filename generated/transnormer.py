@@ -29,10 +29,10 @@ Backward:
         - max(0, 2 * row_max), -max(0, 2 * row_max)))) + 0.000001 * exp(-(max(0, 2 * row_max) + max(2 * row_max -
         max(0, 2 * row_max), -max(0, 2 * row_max)))))
     p = qk * exp(-(row_max + exp(log_decay) * abs(i - j)))
-    dqk = dp * exp(-(row_max + exp(log_decay) * abs(i - j)))
+    dqk = exp(-(row_max + exp(log_decay) * abs(i - j))) * dp
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
-    d_log_decay = sum(dp * qk * exp(log_decay - (row_max + exp(log_decay) * abs(i - j))) * abs(i - j))
+    d_log_decay = sum(qk * exp(log_decay - (row_max + exp(log_decay) * abs(i - j))) * abs(i - j) * dp)
     gradient of log_decay: -d_log_decay
 """
 
@@ -329,8 +329,8 @@ def transnormer_backward_query(
 
             t1 = tl.abs(i[:, None] - j[None, :])
             t3 = t2 * t1
-            dqk = dp * tl.exp2(t4[:, None] - t3)
-            d_log_decay_term = dp * qk * tl.exp2(t5[:, None] - t3) * t1
+            dqk = tl.exp2(t4[:, None] - t3) * dp
+            d_log_decay_term = qk * tl.exp2(t5[:, None] - t3) * t1 * dp
 
             ds = dqk
             if edge:
@@ -428,7 +428,7 @@ def transnormer_backward_key(
                 t2 = -(LOG2E * row_max)
                 t3 = tl.exp2(t2[None, :] - t1 * tl.abs(i[None, :] - j[:, None]))
                 weight = qk * t3
-                dqk = dp * t3
+                dqk = t3 * dp
 
                 p = weight
                 ds = dqk
@@ -910,8 +910,8 @@ def portable_backward(
             t3 = t2 * t1
             t5 = torch.exp(t4 - t3)
             weight = qk * t5
-            dqk = dp * t5
-            d_log_decay_term = dp * qk * torch.exp(t6 - t3) * t1
+            dqk = t5 * dp
+            d_log_decay_term = qk * torch.exp(t6 - t3) * t1 * dp
 
             if wants_log_decay:
                 d_log_decay = d_log_decay + _shown(visible, d_log_decay_term, 0.0).sum(-1, keepdim=True)
@@ -1647,8 +1647,8 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t3 = t2 * t1;
       const Vec t5 = exp(t4 - t3);
       const Vec weight = qk * t5;
-      const Vec dqk = dp * t5;
-      const Vec d_log_decay_term = dp * qk * exp(t6 - t3) * t1;
+      const Vec dqk = t5 * dp;
+      const Vec d_log_decay_term = qk * exp(t6 - t3) * t1 * dp;
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

@@ -23,21 +23,22 @@ Forward, 1 pass over the keys:
     pass 1: row_sum1 = sum(exp(qk * scale - row_max1))
     pass 1: row_sum2 = sum(exp(qk * scale / heat - row_max2))
     pass 1: lse = row_max1 + log(row_sum1)
+    pass 1: row_sum2 counts as 2**-100, in float64 as 2**-1000, where it is closer to zero
     acc1 = sum(exp(qk * scale - row_max1) * v)
     acc2 = sum(exp(qk * scale / heat - row_max2) * v)
     o = acc1 * (cold / row_sum1) + acc2 * (warm / row_sum2)
 
 Backward:
     p = cold * exp(qk * scale - lse) + warm * exp(qk * scale / heat - row_max2) / row_sum2
-    dqk = scale * (dp * cold * exp(qk * scale - lse) + warm * (dp / row_sum2 - dot2 / row_sum2 ** 2) * exp(qk *
-        scale / heat - row_max2) / heat - dot1 * cold * exp(row_max1 + qk * scale - 2 * lse))
+    dqk = scale * (cold * exp(qk * scale - lse) * dp + warm * exp(qk * scale / heat - row_max2) * (dp / row_sum2 -
+        dot2 / row_sum2 ** 2) / heat - dot1 * cold * exp(row_max1 + qk * scale - 2 * lse))
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
-    d_cold = sum(dp * exp(qk * scale - lse))
+    d_cold = sum(exp(qk * scale - lse) * dp)
     gradient of cold: d_cold
-    d_warm = sum(dp * exp(qk * scale / heat - row_max2))
+    d_warm = sum(exp(qk * scale / heat - row_max2) * dp)
     gradient of warm: d_warm / row_sum2
-    d_heat = sum(qk * (dot2 / row_sum2 ** 2 - dp / row_sum2) * exp(qk * scale / heat - row_max2))
+    d_heat = sum(qk * exp(qk * scale / heat - row_max2) * (dot2 / row_sum2 ** 2 - dp / row_sum2))
     gradient of heat: d_heat * scale * warm / heat ** 2
 """
 
@@ -269,6 +270,7 @@ def two_temperatures_forward(
     row_max1 = tl.where(row_max1 == float("-inf"), 0.0, row_max1)
     row_max2 = tl.where(row_max2 == float("-inf"), 0.0, row_max2)
     lse = row_max1 + tl.log(row_sum1)
+    row_sum2 = tl.where(tl.abs(row_sum2) < 7.888609052210118e-31, 7.888609052210118e-31, row_sum2)
 
     # Epilogue. A row that sees no key is zero whatever its statistics are.
     acc1_factor = cold_in / row_sum1
@@ -351,11 +353,11 @@ def two_temperatures_backward_query(
     t1 = LOG2E * scale
     t3 = LOG2E * lse
     t5 = 1.0 / heat_in
-    t6 = 1.0 / row_sum2
-    t8 = dot2 / _square(row_sum2)
+    t6 = t1 * t5
+    t7 = LOG2E * row_max2
     t9 = warm_in * t5
-    t10 = t1 * t5
-    t11 = LOG2E * row_max2
+    t10 = 1.0 / row_sum2
+    t12 = dot2 / _square(row_sum2)
     t13 = LOG2E * row_max1 - LOG2E * 2.0 * lse
     t14 = cold_in * dot1
 
@@ -381,13 +383,13 @@ def two_temperatures_backward_query(
 
             t2 = t1 * qk
             t4 = tl.exp2(t2 - t3[:, None])
-            t7 = t6[:, None] * dp
-            t12 = tl.exp2(t10 * qk - t11[:, None])
-            t15 = cold_in * dp * t4 + t9 * (t7 - t8[:, None]) * t12
+            t8 = tl.exp2(t6 * qk - t7[:, None])
+            t11 = t10[:, None] * dp
+            t15 = cold_in * t4 * dp + t9 * t8 * (t11 - t12[:, None])
             dqk = t15 - t14[:, None] * tl.exp2(t13[:, None] + t2)
-            d_cold_term = dp * t4
-            d_warm_term = dp * t12
-            d_heat_term = qk * (t8[:, None] - t7) * t12
+            d_cold_term = t4 * dp
+            d_warm_term = t8 * dp
+            d_heat_term = qk * t8 * (t12[:, None] - t11)
 
             ds = dqk
             if edge:
@@ -478,8 +480,8 @@ def two_temperatures_backward_key(
         t1 = LOG2E * scale
         t6 = 1.0 / heat_in
         t7 = t1 * t6
-        t12 = warm_in * t6
-        t14 = LOG2E * 2.0
+        t11 = warm_in * t6
+        t13 = LOG2E * 2.0
 
         for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
             begin = first_edge if edge else first_full
@@ -510,18 +512,17 @@ def two_temperatures_backward_key(
                 dot1 = tl.load(dot1_ptr + row + rows, mask=rows < n_q, other=0.0)
                 t2 = t1 * qk
                 t3 = LOG2E * lse
-                t4 = tl.exp2(t2 - t3[None, :])
+                t4 = cold_in * tl.exp2(t2 - t3[None, :])
                 t5 = 1.0 / row_sum2
                 t8 = LOG2E * row_max2
                 t9 = tl.exp2(t7 * qk - t8[None, :])
                 t10 = warm_in * t5
-                weight = cold_in * t4 + t10[None, :] * t9
-                t11 = dot2 / _square(row_sum2)
-                t13 = cold_in * dp * t4
-                t15 = LOG2E * row_max1 - t14 * lse
-                t16 = cold_in * dot1
-                t17 = t13 + t12 * (t5[None, :] * dp - t11[None, :]) * t9
-                dqk = t17 - t16[None, :] * tl.exp2(t15[None, :] + t2)
+                weight = t4 + t10[None, :] * t9
+                t12 = dot2 / _square(row_sum2)
+                t14 = LOG2E * row_max1 - t13 * lse
+                t15 = cold_in * dot1
+                t16 = t4 * dp + t11 * t9 * (t5[None, :] * dp - t12[None, :])
+                dqk = t16 - t15[None, :] * tl.exp2(t14[None, :] + t2)
 
                 p = weight
                 ds = dqk
@@ -821,6 +822,12 @@ def launch_backward(
 PORTABLE_TILE = Tile(128, 512, 0, 0)
 
 
+def _plain_nonzero(x: Tensor) -> Tensor:
+    """x, or the least divisor where it is closer to zero."""
+    least = torch.full((), 2.0**-1000 if x.dtype == torch.float64 else 2.0**-100, dtype=x.dtype, device=x.device)
+    return torch.where(x.abs() < least, least, x)
+
+
 def _views(query: Tensor, key: Tensor, inputs: Inputs) -> list[Tensor]:
     """The inputs as (batch, head, query, key), with 1 for the axes they lack, in the precision of the computation."""
     group = query.shape[1] // key.shape[1]
@@ -945,6 +952,7 @@ def _portable_rows(
     row_max1 = torch.where(row_max1 == -math.inf, 0.0, row_max1)
     row_max2 = torch.where(row_max2 == -math.inf, 0.0, row_max2)
     lse = row_max1 + torch.log(row_sum1)
+    row_sum2 = _plain_nonzero(row_sum2)
 
     acc1_factor = cold_in / row_sum1
     acc2_factor = warm_in / row_sum2
@@ -994,14 +1002,14 @@ def portable_backward(
         warm_in = views[1]
         heat_in = views[2]
 
-        t3 = 1.0 / row_sum2
-        t4 = 1.0 / heat_in
-        t5 = scale * t4
-        t7 = warm_in * t3
-        t9 = dot2 / torch.square(row_sum2)
-        t10 = warm_in * t4
-        t11 = row_max1 - 2.0 * lse
-        t12 = cold_in * dot1
+        t4 = 1.0 / row_sum2
+        t5 = 1.0 / heat_in
+        t6 = scale * t5
+        t8 = warm_in * t4
+        t9 = warm_in * t5
+        t11 = dot2 / torch.square(row_sum2)
+        t12 = row_max1 - 2.0 * lse
+        t13 = cold_in * dot1
 
         d_cold = row
         d_warm = row
@@ -1016,14 +1024,15 @@ def portable_backward(
 
             t1 = scale * qk
             t2 = torch.exp(t1 - lse)
-            t6 = torch.exp(t5 * qk - row_max2)
-            weight = cold_in * t2 + t7 * t6
-            t8 = t3 * dp
-            t13 = cold_in * dp * t2 + t10 * (t8 - t9) * t6
-            dqk = scale * (t13 - t12 * torch.exp(t11 + t1))
-            d_cold_term = dp * t2
-            d_warm_term = dp * t6
-            d_heat_term = qk * (t9 - t8) * t6
+            t3 = cold_in * t2
+            t7 = torch.exp(t6 * qk - row_max2)
+            weight = t3 + t8 * t7
+            t10 = t4 * dp
+            t14 = t3 * dp + t9 * t7 * (t10 - t11)
+            dqk = scale * (t14 - t13 * torch.exp(t12 + t1))
+            d_cold_term = t2 * dp
+            d_warm_term = t7 * dp
+            d_heat_term = qk * t7 * (t11 - t10)
 
             if wants_cold or wants_warm or wants_heat:
                 d_cold = d_cold + _shown(visible, d_cold_term, 0.0).sum(-1, keepdim=True)
@@ -1145,6 +1154,7 @@ inline Vec exp(const Vec& x) {
   return times_power(polynomial(r, 1.37519254e-3f, 8.36894382e-3f, 4.16695252e-2f, 1.66665182e-1f, 0.499999881f, 1.f, 1.f), n);
 }
 inline Vec log(const Vec& x) { return x.log(); }
+inline Vec abs(const Vec& x) { return x.abs(); }
 
 inline Vec square(const Vec& x) { return x * x; }
 
@@ -1291,13 +1301,13 @@ struct Rows {
   alignas(64) float row_sum1[MOST_ROWS];
   alignas(64) float row_sum2[MOST_ROWS];
   alignas(64) float t1[MOST_ROWS];
-  alignas(64) float t10[MOST_ROWS];
   alignas(64) float t11[MOST_ROWS];
   alignas(64) float t12[MOST_ROWS];
-  alignas(64) float t3[MOST_ROWS];
+  alignas(64) float t13[MOST_ROWS];
   alignas(64) float t4[MOST_ROWS];
   alignas(64) float t5[MOST_ROWS];
-  alignas(64) float t7[MOST_ROWS];
+  alignas(64) float t6[MOST_ROWS];
+  alignas(64) float t8[MOST_ROWS];
   alignas(64) float t9[MOST_ROWS];
   alignas(64) float warm_in[MOST_ROWS];
 };
@@ -1527,10 +1537,12 @@ inline void finish_pass1([[maybe_unused]] const Call& call, Rows& rows) {
   for (int64_t lane = 0; lane < rows.count; lane += W) {
     const Vec row_max1 = load(rows.row_max1 + lane);
     const Vec row_sum1 = load(rows.row_sum1 + lane);
+    const Vec row_sum2 = load(rows.row_sum2 + lane);
 
     const Vec lse = row_max1 + log(row_sum1);
 
     (lse).store(rows.lse + lane);
+    (select(abs(row_sum2) < Vec(7.888609052210118e-31f), Vec(7.888609052210118e-31f), row_sum2)).store(rows.row_sum2 + lane);
   }
 
 }
@@ -1788,24 +1800,25 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec cold_in = load(rows.cold_in + lane);
       const Vec lse = load(rows.lse + lane);
       const Vec row_max2 = load(rows.row_max2 + lane);
-      const Vec t10 = load(rows.t10 + lane);
       const Vec t11 = load(rows.t11 + lane);
       const Vec t12 = load(rows.t12 + lane);
-      const Vec t3 = load(rows.t3 + lane);
-      const Vec t5 = load(rows.t5 + lane);
-      const Vec t7 = load(rows.t7 + lane);
+      const Vec t13 = load(rows.t13 + lane);
+      const Vec t4 = load(rows.t4 + lane);
+      const Vec t6 = load(rows.t6 + lane);
+      const Vec t8 = load(rows.t8 + lane);
       const Vec t9 = load(rows.t9 + lane);
 
       const Vec t1 = scale * qk;
       const Vec t2 = exp(t1 - lse);
-      const Vec t6 = exp(t5 * qk - row_max2);
-      const Vec weight = cold_in * t2 + t7 * t6;
-      const Vec t8 = t3 * dp;
-      const Vec t13 = cold_in * dp * t2 + t10 * (t8 - t9) * t6;
-      const Vec dqk = t13 - t12 * exp(t11 + t1);
-      const Vec d_cold_term = dp * t2;
-      const Vec d_warm_term = dp * t6;
-      const Vec d_heat_term = qk * (t9 - t8) * t6;
+      const Vec t3 = cold_in * t2;
+      const Vec t7 = exp(t6 * qk - row_max2);
+      const Vec weight = t3 + t8 * t7;
+      const Vec t10 = t4 * dp;
+      const Vec t14 = t3 * dp + t9 * t7 * (t10 - t11);
+      const Vec dqk = t14 - t13 * exp(t12 + t1);
+      const Vec d_cold_term = t2 * dp;
+      const Vec d_warm_term = t7 * dp;
+      const Vec d_heat_term = qk * t7 * (t11 - t10);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);
@@ -1904,23 +1917,23 @@ class Backward {
         const Vec row_sum2 = load(rows.row_sum2 + lane);
         const Vec warm_in = load(rows.warm_in + lane);
 
-        const Vec t4 = Vec(1.0f) / heat_in;
-        const Vec t5 = scale * t4;
-        const Vec t10 = warm_in * t4;
-        const Vec t3 = Vec(1.0f) / row_sum2;
-        const Vec t7 = warm_in * t3;
-        const Vec t9 = dot2 / square(row_sum2);
-        const Vec t11 = row_max1 - Vec(2.0f) * lse;
-        const Vec t12 = cold_in * dot1;
+        const Vec t5 = Vec(1.0f) / heat_in;
+        const Vec t6 = scale * t5;
+        const Vec t9 = warm_in * t5;
+        const Vec t4 = Vec(1.0f) / row_sum2;
+        const Vec t8 = warm_in * t4;
+        const Vec t11 = dot2 / square(row_sum2);
+        const Vec t12 = row_max1 - Vec(2.0f) * lse;
+        const Vec t13 = cold_in * dot1;
 
-        (t4).store(rows.t4 + lane);
         (t5).store(rows.t5 + lane);
-        (t10).store(rows.t10 + lane);
-        (t3).store(rows.t3 + lane);
-        (t7).store(rows.t7 + lane);
+        (t6).store(rows.t6 + lane);
         (t9).store(rows.t9 + lane);
+        (t4).store(rows.t4 + lane);
+        (t8).store(rows.t8 + lane);
         (t11).store(rows.t11 + lane);
         (t12).store(rows.t12 + lane);
+        (t13).store(rows.t13 + lane);
       }
 
     }
@@ -2945,7 +2958,7 @@ class Aux(NamedTuple):
     """Statistics of the rows, each (B, Hq, Nq) in float32; float64 if query is. They have gradients.
 
     lse: log sum(exp(qk * scale)); -inf for rows that see no key
-    row_sum2: sum(exp(qk * scale / heat)) * exp(-row_max2); 0 for rows that see no key
+    row_sum2: sum(exp(qk * scale / heat)) * exp(-row_max2); 2**-100 for rows that see no key, with 2**-1000 in float64
     row_max2: amax(qk * scale / heat); 0 for rows that see no key
     """
 

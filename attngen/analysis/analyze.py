@@ -101,9 +101,10 @@ def _statistic(carry: SymbolicCarry, carries: Carries, named: dict[str, Label]) 
     name, symbol, label = carry.symbol.name, statistic.symbol.name, named.get(statistic.symbol.name)
     if logarithm is None:
         text = label.name if label and not label.logarithmic and not carry.pivot else ""
-        return RowStatistic(name, symbol, meaning, sy.freeze(carry.symbol), logarithmic=False, label=text)
+        return RowStatistic(name, symbol, meaning, sy.freeze(carries.kept(carry)), logarithmic=False, label=text)
     text = "" if label is None else label.name if label.logarithmic else f"log_{label.name}"
-    return RowStatistic(logarithm.name, symbol, meaning, _stable(sy.log(carry.total)), logarithmic=True, label=text)
+    value = _stable(sy.log(carry.of(carries.kept(carry))))
+    return RowStatistic(logarithm.name, symbol, meaning, value, logarithmic=True, label=text)
 
 
 def _pivot_name(carry: SymbolicCarry) -> str | None:

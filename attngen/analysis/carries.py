@@ -10,15 +10,13 @@ from typing import Literal
 
 from attngen.analysis import functions as fn
 from attngen.analysis import symbolic as sy
+from attngen.analysis.divisors import divisors
 from attngen.analysis.functions import Sym
 from attngen.analysis.passes import Staged
 from attngen.analysis.roots import root_name
 from attngen.analysis.separate import Scope
 from attngen.analysis.stabilize import PIVOT, Scaled, plain, scaled
 from attngen.analysis.symbolic import Statistic
-
-# Powers up to this are summed as they are: in fp32 they stay finite for bases up to 10^9.
-LARGEST_PLAIN_POWER = 4
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,10 @@ class SymbolicCarry:
     @property
     def total(self) -> Sym:
         """The reduction's value, from the carry as it stands when its pass ends."""
-        return self.symbol if self.pivot is None else self.symbol * self.pivot.factor(self.power)
+        return self.of(self.symbol)
+
+    def of(self, carried: Sym) -> Sym:
+        return carried if self.pivot is None else carried * self.pivot.factor(self.power)
 
 
 @dataclass
@@ -75,6 +76,7 @@ class Carries:
     output_unit: Sym = fn.ONE  # what the weighted sum lacks before the step that follows it
     logarithms: dict[Sym, Sym] = field(default_factory=dict)  # statistic -> symbol of its logarithm
     bounds: list[Sym] = field(default_factory=list)  # exponents that are never positive: s - lse
+    divisors: frozenset[Sym] = frozenset()  # statistics that must not be zero
 
     def settled(self, expr: Sym) -> Sym:
         """`expr` with statistics replaced by what is known of them after their pass, and twins attached."""
@@ -117,9 +119,24 @@ class Carries:
         units = [c.total / c.symbol for c in self.carries if c.statistic and c.statistic.symbol == statistic]
         return units[0]
 
+    def kept(self, carry: SymbolicCarry) -> Sym:
+        """The carry, kept from zero if it is to divide. Relative to a pivot a sum of exponentials is at least one."""
+        statistic = carry.statistic
+        if statistic is None or statistic.symbol not in self.divisors:
+            return carry.symbol
+        bounded = statistic.symbol in self.logarithms and scaled(self.settled(statistic.body)).mantissa.is_positive
+        return carry.symbol if bounded else fn.nonzero(carry.symbol)
+
     def fresh(self, expr: Sym) -> Sym:
-        """`expr` in terms of the carries themselves, more exact than by logarithms, for the end of the last pass."""
-        totals = {c.statistic.symbol: c.total for c in self.carries if c.statistic}
+        """`expr` in terms of the carries themselves, more exact than by logarithms, for the end of the last pass.
+
+        What is kept from zero is so by then, unless it is known by its logarithm.
+        """
+        totals = {
+            c.statistic.symbol: c.of(self.kept(c)) if c.statistic.symbol in self.logarithms else c.total
+            for c in self.carries
+            if c.statistic
+        }
         return self._opened(sy.attach(expr)).xreplace(totals)
 
     def group_of(self, form: Scaled, pass_index: int) -> tuple[PivotGroup | None, Sym]:
@@ -143,7 +160,7 @@ class Carries:
 
 
 def derive_carries(staged: Staged) -> Carries:
-    result = Carries(staged.scope)
+    result = Carries(staged.scope, divisors=divisors(staged))
     for index, statistic in enumerate(staged.statistics, 1):
         _add_statistic(result, statistic, index, staged)
     last = staged.n_passes - 1
@@ -229,6 +246,6 @@ def _large_power(form: Scaled, scope: Scope) -> Sym | None:
     """A factor base ** p that may overflow although base doesn't."""
     for factor in sy.Mul.make_args(form.mantissa):
         varies = factor.is_Pow and factor.exp.is_Rational and not scope.is_row(factor.base)
-        if varies and factor.exp > LARGEST_PLAIN_POWER and factor.base.is_nonnegative:
+        if varies and factor.exp > sy.LARGEST_PLAIN_POWER and factor.base.is_nonnegative:
             return factor
     return None

@@ -19,6 +19,23 @@ class RealFunction(sp.Function):  # type: ignore[misc]
     is_real = True
 
 
+def stays_positive(expr: Sym) -> bool:
+    """Whether a formula is positive and doesn't underflow either: a statistic, or a sum with a positive number."""
+    if expr.is_Add and all(a.is_nonnegative for a in expr.args):
+        return any(a.is_Number and a.is_positive for a in expr.args)
+    return bool(expr.is_Atom and expr.is_positive)
+
+
+class nonzero(RealFunction):
+    """x, or the least number that may divide others where x is closer to zero."""
+
+    def _eval_is_positive(self) -> Any:
+        return True if self.args[0].is_nonnegative else None
+
+    def fdiff(self, argindex: int = 1) -> Sym:
+        return ONE
+
+
 class sigmoid(RealFunction):
     is_positive = True
 
@@ -110,14 +127,26 @@ class bounded_exp(RealFunction):
 
 
 class power(RealFunction):
-    """base ** exponent while it is differentiated by something in its exponent."""
+    """base ** exponent while it is differentiated, where that needs care.
+
+    A base that is never negative has its least value at zero, where it has no slope of its own: then the power counts
+    as flat there, steep as it may be. By its exponent a power of zero is flat as well, as in torch.
+    """
 
     def fdiff(self, argindex: int = 1) -> Sym:
         base, exponent = self.args
         if argindex == 1:
-            return exponent * base ** (exponent - 1)
-        logarithm = log(base) if base.is_positive else where(gt(base, ZERO), log(base), ZERO)
+            slope = base ** (exponent - 1)
+            return exponent * (where(gt(base, ZERO), slope, ZERO) if self.is_steep(base, exponent) else slope)
+        logarithm = log(base) if stays_positive(base) else where(gt(base, ZERO), log(base), ZERO)
         return base**exponent * logarithm
+
+    @staticmethod
+    def is_steep(base: Sym, exponent: Sym) -> bool:
+        """Whether the slope may be infinite where the base is zero. That of relu is a step, which masks it."""
+        if not base.is_nonnegative or base.is_positive or base.func is relu:
+            return False
+        return not (exponent.is_Rational and (exponent < 0 or exponent >= 1))
 
 
 class logarithm(RealFunction):

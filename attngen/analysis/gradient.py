@@ -28,7 +28,7 @@ from attngen.analysis.functions import ONE, ZERO, Sym
 from attngen.analysis.passes import Staged
 from attngen.analysis.symbolic import Statistic
 
-DP = sy.symbol("%dp")
+DP = sy.DP
 DELTA = sy.symbol("%delta")
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from attngen import ir
 from attngen.ir import Expr
 
 Level = Literal["row", "key", "pair"]
@@ -66,6 +67,11 @@ class RowStatistic:
     value: Expr
     logarithmic: bool
     label: str = ""
+
+    @property
+    def is_kept_from_zero(self) -> bool:
+        """Whether it is the carry of the same name, or the least divisor where that is closer to zero."""
+        return self.value == ir.apply("nonzero", ir.Name(self.name))
 
 
 @dataclass(frozen=True, slots=True)

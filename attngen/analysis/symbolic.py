@@ -10,7 +10,7 @@ sympy functions of our own, so that sympy never rewrites them and their derivati
 After differentiation `attach` puts the originals back.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -34,6 +34,7 @@ from attngen.analysis.functions import (
     logarithm,
     maximum,
     minimum,
+    nonzero,
     not_,
     or_,
     power,
@@ -64,8 +65,11 @@ _FREEZE: dict[Any, str] = {
     expm1: "expm1", sp.log: "log", logarithm: "log", log1p: "log1p", absolute: "abs", sp.Abs: "abs", sign: "sign",
     sp.sign: "sign", sp.tanh: "tanh", sigmoid: "sigmoid", softplus: "softplus", relu: "relu", sp.erf: "erf",
     sp.atan: "atan", sp.sin: "sin", sp.cos: "cos", minimum: "min", maximum: "max", clip: "clip", where: "where",
-    gt: "gt", ge: "ge", eq: "eq", attains: "attains", and_: "and", or_: "or", not_: "not",
+    nonzero: "nonzero", gt: "gt", ge: "ge", eq: "eq", attains: "attains", and_: "and", or_: "or", not_: "not",
 }  # fmt: skip
+
+# Powers up to this are summed as they are: in fp32 they stay finite for bases up to 10^9.
+LARGEST_PLAIN_POWER = 4
 
 _POSITIVE = frozenset({"d", "n_q", "n_k", "n"})
 
@@ -102,6 +106,9 @@ def symbol(name: str, **assumptions: bool) -> Sym:
 def atom(name: str) -> Sym:
     """The symbol of a built-in name or an input."""
     return symbol(name, positive=True) if name in _POSITIVE else symbol(name)
+
+
+DP = symbol("%dp")  # dO . v of a pair, which flows into the gradients
 
 
 def twin(original: Sym) -> Sym:
@@ -236,12 +243,13 @@ def _freeze_sum(expr: Sym) -> ir.Expr:
 
 
 def _freeze_product(expr: Sym) -> ir.Expr:
+    """What flows in comes last: a derivative is of ordinary size, its factors need not be."""
     if expr.could_extract_minus_sign():
         return ir.apply("neg", freeze(-expr))
     masks = [f for f in expr.args if f.func is where and _has_zero_branch(f)]
     if masks:
         return _freeze_masked(masks[0], expr / masks[0])
-    factors = sorted(expr.args, key=lambda f: f.sort_key())
+    factors = sorted(expr.args, key=lambda f: (uses(f, [DP]), f.sort_key()))
     below = [f for f in factors if f.is_Pow and f.exp.could_extract_minus_sign()]
     above = [freeze(f) for f in factors if f not in below]
     numerator = _nary("mul", above) if above else ir.number(1)
@@ -286,17 +294,39 @@ def spell(expr: Sym) -> Sym:
     expr = expr.func(*map(spell, expr.args))
     if expr.is_Add:
         return _spell_difference(expr)
-    if expr.is_Pow and expr.exp.is_Integer and expr.exp < 0:
-        x = _one_plus_exp(expr.base)
-        return expr if x is None else sigmoid(-x) ** -expr.exp
+    if expr.is_Pow:
+        return _spell_power(expr)
     if expr.is_Mul:
         return _spell_sigmoid(expr)
     if expr.func is sp.log:
-        x = _one_plus_exp(expr.args[0])
-        return expr if x is None else softplus(x)
+        return _spell_logarithm(expr.args[0])
     if expr.func is log1p and expr.args[0].func is sp.exp:
         return softplus(expr.args[0].args[0])
     return expr
+
+
+def _spell_power(expr: Sym) -> Sym:
+    """A power that costs an exponential anyway is one, if the logarithm of its base is known: it doesn't underflow."""
+    base, exponent = expr.args
+    if exponent.is_Integer and exponent < 0 and (x := _one_plus_exp(base)) is not None:
+        base, exponent = sigmoid(-x), -exponent
+    if base.func in _LOGARITHMS and not (exponent.is_Integer and 0 < exponent <= LARGEST_PLAIN_POWER):
+        return exp(exponent * _LOGARITHMS[base.func](*base.args))
+    return base**exponent
+
+
+def _spell_logarithm(expr: Sym) -> Sym:
+    if (x := _one_plus_exp(expr)) is not None:
+        return softplus(x)
+    return _LOGARITHMS[expr.func](*expr.args) if expr.func in _LOGARITHMS else log(expr)
+
+
+def _log_softplus(x: Sym) -> Sym:
+    """Far below zero softplus(x) is exp(x): below -36 in float64 as well."""
+    return where(gt(-36, x), x, log(softplus(x)))
+
+
+_LOGARITHMS: dict[Any, Callable[[Sym], Sym]] = {sigmoid: lambda x: -softplus(-x), softplus: _log_softplus}
 
 
 def _one_plus_exp(expr: Sym) -> Sym:
@@ -339,8 +369,9 @@ def factor_terms(expr: Sym) -> Sym:
 
 
 def derivative(expr: Sym, variable: Sym) -> Sym:
-    """d expr / d variable. By a trainable exponent a power of zero has no slope, as in torch, where log(0) would be."""
-    powers = {p: power(*p.args) for p in expr.atoms(sp.Pow) if p.base is not sp.E and variable in p.exp.free_symbols}
+    """d expr / d variable. At a zero of their base powers count as flat: see `power`."""
+    found = (p for p in expr.atoms(sp.Pow) if p.base is not sp.E)
+    powers = {p: power(*p.args) for p in found if variable in p.exp.free_symbols or power.is_steep(*p.args)}
     return _absorbed(sp.diff(expr.xreplace(powers), variable).replace(power, sp.Pow))
 
 

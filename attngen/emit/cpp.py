@@ -210,8 +210,12 @@ class _CppAssembly:
         )
 
     def statistics(self, index: int, lines: tuple[str, ...]) -> ct.Vectors:
+        """What replaces a carry of the same name is stored as it is computed: a variable can't be of itself."""
         names = [s.name for s in self.plan.analysis.forward.passes[index].statistics]
-        return self.vectors(lines, tuple((n, n) for n in names if n in _targets(lines)))
+        text = {_target(line): line.split(" = ", 1)[1] for line in lines}
+        renewed = {name for name in names if name in text and name in names_in([text[name]])}
+        others = tuple(line for line in lines if _target(line) not in renewed)
+        return self.vectors(others, tuple((n, text[n] if n in renewed else n) for n in names if n in text))
 
     def search(self, root: RootText) -> ct.CppSearch:
         bounds = {"low": root.low, "high": root.high}

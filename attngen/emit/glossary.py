@@ -76,7 +76,8 @@ def _behind_roots(plan: OpPlan, this: ForwardPass) -> Iterator[RowStatistic]:
 
 def aux_doc(plan: OpPlan, row: AuxRow) -> str:
     """The meaning of a row value that a call returns, and what it is where there is nothing to reduce."""
-    return "\n".join(_folded(f"{_meant(plan, row)}; {row.of_nothing} for rows that see no key"))
+    in_float64 = ", with 2**-1000 in float64" if "2**-100" in row.of_nothing else ""
+    return "\n".join(_folded(f"{_meant(plan, row)}; {row.of_nothing} for rows that see no key{in_float64}"))
 
 
 def _both_names(row: AuxRow) -> str:
@@ -129,10 +130,19 @@ def _scaled_name(accumulator: Accumulator, factor: ir.Expr) -> str:
 def _pass_formulas(number: int, this: ForwardPass) -> list[str]:
     lines = [f"{p.name} = max({notation.text(p.exponent)})" for p in this.pivots]
     lines += [_carry_formula(c) for c in this.carries]
-    lines += [f"{s.name} = {notation.text(s.value)}" for s in this.statistics if s.value != ir.Name(s.name)]
+    lines += [line for s in this.statistics for line in _statistic_formula(s)]
     if this.root is None:
         return [f"pass {number}: {line}" for line in lines]
     return [f"pass {number}, for each trial of {this.root.name}: {line}" for line in (*lines, *_trial(this.root))]
+
+
+def _statistic_formula(statistic: RowStatistic) -> tuple[str, ...]:
+    """None for what is its carry."""
+    if statistic.is_kept_from_zero:
+        return (f"{statistic.name} counts as 2**-100, in float64 as 2**-1000, where it is closer to zero",)
+    if statistic.value == ir.Name(statistic.name):
+        return ()
+    return (f"{statistic.name} = {notation.text(statistic.value)}",)
 
 
 def _trial(root: Root) -> tuple[str, ...]:

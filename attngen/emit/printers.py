@@ -37,6 +37,7 @@ _TORCH = {
     "erf": "torch.erf({0})", "atan": "torch.atan({0})", "sin": "torch.sin({0})", "cos": "torch.cos({0})",
     "min": "_plain_minimum({0}, {1})", "max": "_plain_maximum({0}, {1})", "where": "torch.where({0}, {1}, {2})",
     "pow": "torch.pow({0}, {1})", "attains": "_plain_attains({0}, {1})",
+    "nonzero": "_plain_nonzero({0})",
 }  # fmt: skip
 
 
@@ -124,8 +125,16 @@ def _total(signed: Sequence[tuple[int, Expr]]) -> Expr:
     return total
 
 
+def _nonzero(x: Expr) -> Expr:
+    """A divisor of float32 leaves room: what is divided by it may be ten million times as large as itself."""
+    least = ir.number(2**-100)
+    return ir.apply("where", ir.apply("lt", ir.apply("abs", x), least), least, x)
+
+
 def _lower_triton(expr: Expr) -> Expr:
     match expr:
+        case Apply("nonzero", (x,)):
+            return _nonzero(x)
         case Apply("exp", (x,)):
             return ir.apply("exp2", _times_log2e(x, 1))
         case Apply("sigmoid", (x,)):

@@ -288,11 +288,18 @@ def forward_section(words: Words) -> Section:
         if number == len(forward.passes):
             equations += [Equation(Name(a.name), _accumulated(words, a)) for a in forward.accumulators]
         each = f", for each trial of {words.symbols[this.root.name].text}" if this.root else ""
-        blocks += [Paragraph((f"Pass {number}{each}:",)), Equations(tuple(equations))]
+        blocks += [Paragraph((f"Pass {number}{each}:",)), Equations(tuple(equations)), *_divisors(words, this)]
     terms = zip(forward.factors, forward.accumulators, strict=True)
     output = total(_scaled(words.shown(factor), Name(a.name)) for factor, a in terms)
     blocks += [Paragraph(("At its end:",)), Equations((Equation(Name("$o"), output),))]
     return Section("Forward", (*blocks, *step_blocks(words)))
+
+
+def _divisors(words: Words, this: ForwardPass) -> list[Block]:
+    kept = [Name(s.name) for s in this.statistics if s.is_kept_from_zero]
+    least = ir.apply("pow", ir.number(2), ir.number(-100)), ir.apply("pow", ir.number(2), ir.number(-1000))
+    text: Line = (" counts as ", least[0], ", in float64 as ", least[1], ", where it is closer to zero.")
+    return [Paragraph(("As a divisor ", name, *text)) for name in kept]
 
 
 def _scaled(factor: Expr, accumulator: Expr) -> Expr:
@@ -308,5 +315,5 @@ def _pass_equations(words: Words, this: ForwardPass) -> list[Equation]:
     equations = [Equation(Name(p.name), Reduce("amax", words.shown(p.exponent))) for p in this.pivots]
     equations += [Equation(Name(c.name), Reduce(c.kind, words.shown(c.body))) for c in this.carries]
     equations += trial_equations(words, this.root) if this.root else []
-    values = [Equation(Name(s.name), words.shown(s.value)) for s in this.statistics]
+    values = [Equation(Name(s.name), words.shown(s.value)) for s in this.statistics if not s.is_kept_from_zero]
     return equations + [e for e in values if key(e.right) != key(e.left)]

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 
 INF, NAN = math.inf, math.nan
+_LEAST_DIVISOR = 2.0**-1000
 _ATTAINED = 1e-12  # how close, relatively, a key must come to an extremum to count as attaining it
 
 
@@ -84,6 +85,10 @@ def _total(*terms: float) -> float:
     return result
 
 
+def _nonzero(x: float) -> float:
+    return _LEAST_DIVISOR if abs(x) < _LEAST_DIVISOR else x
+
+
 def _attains(x: float, extremum: float) -> float:
     return float(abs(x - extremum) <= _ATTAINED * abs(extremum))
 
@@ -98,13 +103,14 @@ OPERATIONS: dict[str, Callable[..., float]] = {
     "softplus": softplus, "relu": _relu, "silu": lambda x: x * sigmoid(x), "erf": math.erf, "atan": math.atan,
     "sin": _guarded(math.sin), "cos": _guarded(math.cos), "min": smaller, "max": larger, "clip": _clip,
     "where": lambda condition, x, y: x if condition else y, "detach": lambda x: x, "attains": _attains,
+    "nonzero": _nonzero,
     "lt": lambda x, y: float(x < y), "le": lambda x, y: float(x <= y), "gt": lambda x, y: float(x > y),
     "ge": lambda x, y: float(x >= y), "eq": lambda x, y: float(x == y), "ne": lambda x, y: float(x != y),
     "and": lambda *xs: float(all(xs)), "or": lambda *xs: float(any(xs)), "not": lambda x: float(not x),
 }  # fmt: skip
 EXACT = frozenset({  # operations that round nothing
-    "neg", "abs", "sign", "relu", "min", "max", "clip", "where", "detach", "attains", "lt", "le", "gt", "ge", "eq",
-    "ne", "and", "or", "not", "amax", "amin", "count",
+    "neg", "abs", "sign", "relu", "min", "max", "clip", "where", "detach", "attains", "nonzero", "lt", "le", "gt", "ge",
+    "eq", "ne", "and", "or", "not", "amax", "amin", "count",
 })  # fmt: skip
 
 

@@ -156,6 +156,36 @@ def test_softpicks_eps_is_in_the_units_of_the_formula(load: Load) -> None:
     assert error(weights(load("softpick", eps=eps), scores), right) < 1e-12
 
 
+@pytest.mark.parametrize(("name", "f"), [("softplus_l1", F.softplus), ("sigmoid_l1", torch.sigmoid)])
+@pytest.mark.parametrize("score", [-96.0, -130.0])
+def test_rows_that_underflow_as_a_whole(name: str, f: Callable[[Tensor], Tensor], score: float, load: Load) -> None:
+    """0 / 0 from -104 on; from -89 on 1 / z is too large to be multiplied by any gradient."""
+    scores, d_weights = spread_out(score - 2, score), random(3, KEYS)
+    naive, naive_gradient = by_autograd(lambda s: f(s) / f(s).sum(-1, keepdim=True), scores, d_weights)
+    assert bad(naive) or bad(naive_gradient) or score > -104
+    with kernels(load(name)) as op:
+        found, gradient = weights_and_gradient(op, scores, d_weights)
+    assert float(found.max()) < 1e-10
+    assert float(found.min()) >= 0
+    assert float(gradient.abs().max()) < 1e-10
+
+
+def test_powers_of_what_underflows(load: Load) -> None:
+    """sigmoid(s) ** p is zero from -104 on, and the slope by p zero times the logarithm of zero."""
+    spec = "name: powers\ninputs: {p: {shape: []}}\nweights: sigmoid(s) ** p / sum(sigmoid(s) ** p)\n"
+    scores, d_weights, p = spread_out(-160, -104), random(3, KEYS), torch.tensor(0.7, requires_grad=True)
+    base = torch.sigmoid(scores)
+    assert bad(base**p / (base**p).sum(-1, keepdim=True))
+    exact = p.detach().double().requires_grad_()
+    right = (exact * F.logsigmoid(scores.double())).softmax(-1)
+    (right_gradient,) = torch.autograd.grad(right, exact, d_weights)
+    with kernels(load(spec)) as op:
+        found = op(scores[None, None], *[torch.eye(KEYS)[None, None]] * 2, scale=1.0, p=p)[0, 0]
+        (gradient,) = torch.autograd.grad(found, p, d_weights.float())
+    assert error(found, right) < 1e-4
+    assert error(gradient, right_gradient) < 1e-4
+
+
 # -------------------------------------------------------------------------------------------------------- powers
 
 
@@ -264,6 +294,17 @@ def test_rows_without_a_positive_score(load: Load) -> None:
     found, gradient = weights_and_gradient(load("relu_l1"), scores, random(2, 16))
     assert torch.equal(found, torch.zeros_like(found))
     assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_norms_of_rows_of_zeros(load: Load) -> None:
+    """The slope of a square root at zero is infinite, that of a sum of squares zero: NaN in autograd."""
+    spec = "name: norm\nweights: s / (sqrt(sum(s ** 2)) + 1e-3)\n"
+    scores, d_weights = torch.zeros(2, 16).double(), random(2, 16)
+    naive = lambda s: s / ((s**2).sum(-1, keepdim=True).sqrt() + 1e-3)  # noqa: E731
+    assert bad(by_autograd(naive, scores, d_weights)[1])
+    found, gradient = weights_and_gradient(load(spec), scores, d_weights)
+    assert torch.equal(found, scores)
+    assert error(gradient, 1e3 * d_weights) < 1e-12
 
 
 def test_ties_are_not_blown_up(load: Load) -> None:
