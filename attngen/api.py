@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from attngen import catalog
 from attngen.paths import data_dir, package_dir
+from attngen.target import Target, chosen_target
 from attngen.version import __version__
 
 if TYPE_CHECKING:
@@ -27,32 +28,33 @@ def load(spec: str | os.PathLike[str], /, **statics: object) -> Callable[..., An
     (B, Hkv, Nk, Dv), then the spec's inputs as keywords. See its docstring; `inspect.getmodule` gives its module.
 
     Raises SpecError for a spec that is wrong, FileNotFoundError for one that isn't there, CacheError where the cache
-    folder isn't safe (`ATTNGEN_CACHE_DIR` names another).
+    folder isn't safe (`ATTNGEN_CACHE_DIR` names another). ATTNGEN_TARGET=hopper asks for Hopper's own kernels.
     """
-    return load_text(catalog.read(spec), {name: str(value) for name, value in statics.items()})
+    return load_text(catalog.read(spec), {name: str(value) for name, value in statics.items()}, chosen_target())
 
 
-def load_text(spec: catalog.SpecText, statics: dict[str, str]) -> Callable[..., Any]:
+def load_text(spec: catalog.SpecText, statics: dict[str, str], target: Target = "any") -> Callable[..., Any]:
     """As `load`, of a spec's text."""
     # Loading an op brings torch with it; `import attngen` alone does not.
     from attngen.runtime.loader import load_built
     from attngen.runtime.tiles import use_tuned
 
-    name, module = load_built(request_digest(spec, statics), lambda: _compile(spec, statics))
+    name, module = load_built(request_digest(spec, statics, target), lambda: _compile(spec, statics, target))
     use_tuned(name, module)
     op: Callable[..., Any] = getattr(module, f"{name}_attention")
     return op
 
 
-def _compile(spec: catalog.SpecText, statics: dict[str, str]) -> "Compilation":
+def _compile(spec: catalog.SpecText, statics: dict[str, str], target: Target) -> "Compilation":
     from attngen.pipeline import compile_spec
 
-    return compile_spec(spec.text, spec.path, statics)
+    return compile_spec(spec.text, spec.path, statics, target)
 
 
-def request_digest(spec: catalog.SpecText, statics: dict[str, str]) -> str:
-    """What the generated text depends on, as a SHA-256: spec, statics, version, and the compiler's own files."""
-    parts = [__version__, _compiler_digest(), spec.text, *(f"{name}={statics[name]}" for name in sorted(statics))]
+def request_digest(spec: catalog.SpecText, statics: dict[str, str], target: Target = "any") -> str:
+    """What the generated text depends on, as a SHA-256: spec, statics, target, version, the compiler's own files."""
+    settings = (f"{name}={statics[name]}" for name in sorted(statics))
+    parts = [__version__, _compiler_digest(), target, spec.text, *settings]
     return _digest(part.encode("utf-8") for part in parts)
 
 

@@ -20,6 +20,7 @@ from attngen.version import __version__
 
 if TYPE_CHECKING:
     from attngen.pipeline import Compilation
+    from attngen.target import Target
 
 FOUND, USAGE, INTERNAL = 1, 2, 3
 FORMATS = ("text", "latex", "html")  # of attngen.explain.render, which brings in the whole compiler
@@ -77,9 +78,9 @@ def main() -> None:
               metavar="DIR", help="Folder that the modules are written to.")  # fmt: skip
 @click.option("--check", is_flag=True, help="Write nothing; fail if a file in DIR isn't what would be written.")
 @click.option("--emit", type=click.Choice(STAGES), help="Write nothing; print this stage as text.")
-@click.option(
-    "--target", type=click.Choice(("cpu",)), help="Also compile the native kernels, ahead of their first use."
-)
+@click.option("--target", type=click.Choice(("cpu", "hopper")),
+              help="cpu: also compile the native kernels, ahead of their first use. hopper: also write kernels for "
+              "Hopper, which have been compiled and not yet run, and take them there.")  # fmt: skip
 @_statics
 def build(specs: tuple[str, ...], output: Path, statics: Statics, check: bool, **options: str | None) -> None:
     """Write SPEC's op as a Python file.
@@ -87,15 +88,17 @@ def build(specs: tuple[str, ...], output: Path, statics: Statics, check: bool, *
     The file is DIR/NAME.py, with the name that the spec gives, and imports torch and triton only. If one of
     several specs has a mistake, nothing is written. A file that is right already is not touched.
     """
-    compilations = _compile_all(specs, statics)
     emit, target = options["emit"], options["target"]
+    compilations = _compile_all(specs, statics, "hopper" if target == "hopper" else "any")
     if emit is not None:
         _print_stage(compilations, emit)
     elif check:
         _check(_outputs(compilations, output))
     else:
         _write(_outputs(compilations, output))
-        _build_native(compilations if target else ())
+        _build_native(compilations if target == "cpu" else ())
+    if target == "hopper":
+        _tell_of_others(compilations)
 
 
 @main.command()
@@ -125,14 +128,18 @@ def explain(spec: str, form: str, output: Path | None, statics: Statics) -> None
 @click.option("--save-binary", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
               help="Write the binaries and their assembly to DIR.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One object per kernel and configuration.")
+@click.option("--kernels", type=click.Choice(("any", "hopper")),
+              help="hopper: what a module built for Hopper launches, on sm_90.")  # fmt: skip
 @_statics
-def audit(spec: str, targets: tuple[str, ...], save_binary: Path | None, as_json: bool, statics: Statics) -> None:
+def audit(spec: str, targets: tuple[str, ...], save_binary: Path | None, as_json: bool, **options: Any) -> None:
     """Compile SPEC's kernels without a GPU.
 
     Reports registers, shared memory, spills and instructions for each configuration on each architecture. Fails
     if a configuration does not compile, does not fit, or spills.
     """
-    compilation = _compile(spec, statics)  # a mistake in the spec is told before torch is imported
+    compilation = _compile(
+        spec, options["statics"], options["kernels"]
+    )  # a mistake in the spec is told before torch is imported
     from attngen.audit.module import Request, audit_module
     from attngen.audit.report import render, to_json
     from attngen.runtime.loader import load_module
@@ -316,20 +323,26 @@ def _known_targets(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _compile(spec: str, statics: Statics) -> "Compilation":
+def _compile(spec: str, statics: Statics, target: "Target | None" = None) -> "Compilation":
+    """For the target that the environment asks for if none is given."""
     from attngen import catalog
     from attngen.pipeline import compile_spec
+    from attngen.target import chosen_target
 
     found = catalog.read(spec)
-    return compile_spec(found.text, found.path, dict(statics))
+    try:
+        target = target or chosen_target()
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    return compile_spec(found.text, found.path, dict(statics), target)
 
 
-def _compile_all(specs: tuple[str, ...], statics: Statics) -> tuple["Compilation", ...]:
+def _compile_all(specs: tuple[str, ...], statics: Statics, target: "Target" = "any") -> tuple["Compilation", ...]:
     """All of them, or one SpecError's message per spec that is wrong."""
     compilations, mistakes = [], []
     for spec in specs:
         try:
-            compilations.append(_compile(spec, statics))
+            compilations.append(_compile(spec, statics, target))
         except SpecError as error:
             mistakes.append(error.render())
     click.echo("\n".join(mistakes), err=True, nl=bool(mistakes))
@@ -367,6 +380,14 @@ def _build_native(compilations: tuple["Compilation", ...]) -> None:
             click.echo(f"{build_native()} is built")
         except RuntimeError as error:
             raise click.ClickException(str(error)) from None
+
+
+def _tell_of_others(compilations: tuple["Compilation", ...]) -> None:
+    from attngen.emit.hopper import is_served
+
+    for compilation in compilations:
+        if not is_served(compilation.plan):
+            click.echo(f"{compilation.normalizer.name} has no kernels for Hopper: the others serve it there", err=True)
 
 
 def _check(outputs: dict[Path, str]) -> None:

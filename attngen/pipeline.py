@@ -12,6 +12,7 @@ from types import MappingProxyType
 from attngen.analysis.analyze import analyze
 from attngen.analysis.result import Analysis
 from attngen.emit.assemble import assemble
+from attngen.emit.hopper import Target
 from attngen.emit.render import render
 from attngen.ir import Normalizer
 from attngen.schedule import OpPlan, schedule
@@ -32,8 +33,10 @@ class Compilation:
     source: str
 
 
-def compile_spec(text: str, path: str, statics: Mapping[str, str] = MappingProxyType({})) -> Compilation:
-    """Compile a spec's text; `path` names it in messages, `statics` sets its static inputs.
+def compile_spec(
+    text: str, path: str, statics: Mapping[str, str] = MappingProxyType({}), target: Target = "any"
+) -> Compilation:
+    """Compile a spec's text; `path` names it in messages, `statics` sets its static inputs, `target` adds kernels.
 
     Raises SpecError for a mistake in the spec, InternalError if the plan disagrees with its formula.
     """
@@ -41,7 +44,7 @@ def compile_spec(text: str, path: str, statics: Mapping[str, str] = MappingProxy
     analysis = analyze(normalizer)
     plan = schedule(normalizer, analysis)
     check_plan(plan)
-    return Compilation(text, normalizer, analysis, plan, render(assemble(plan, digest(normalizer))))
+    return Compilation(text, normalizer, analysis, plan, render(assemble(plan, digest(normalizer), target)))
 
 
 def digest(normalizer: Normalizer) -> str:

@@ -21,13 +21,23 @@ LAUNCHERS = ("launch_forward", "launch_backward")
 
 def launch_kernels(module: ModuleType, normalizer: Normalizer, case: Case) -> None:
     """One call of the op and its backward. Every input is a tensor, and has a gradient if it can."""
+    with launching_on_cpu(module):
+        output = _called(module, normalizer, case)
+        torch.autograd.backward((output,), (torch.zeros_like(output),))
+
+
+def launch_forward(module: ModuleType, normalizer: Normalizer, case: Case) -> None:
+    """One call of the op, for whose results no backward is to follow."""
+    with launching_on_cpu(module), torch.no_grad():
+        _called(module, normalizer, case)
+
+
+def _called(module: ModuleType, normalizer: Normalizer, case: Case) -> torch.Tensor:
     op: Callable[..., torch.Tensor] = getattr(module, f"{normalizer.name}_attention")
     shape = (1, case.heads, case.length, case.head_dim)
     query, key, value = (torch.zeros(shape, dtype=getattr(torch, case.dtype), requires_grad=True) for _ in range(3))
     inputs = {declared.name: _tensor(declared, case) for declared in normalizer.inputs}
-    with launching_on_cpu(module):
-        output = op(query, key, value, **inputs, is_causal=case.is_causal)
-        torch.autograd.backward((output,), (torch.zeros_like(output),))
+    return op(query, key, value, **inputs, is_causal=case.is_causal)
 
 
 def _tensor(declared: Input, case: Case) -> torch.Tensor:

@@ -107,8 +107,11 @@ def _resources(kernel: CompiledKernel, code: MachineCode) -> Resources:
 
 
 def _scores_per_thread(kernel: CompiledKernel, target: Target) -> float:
-    """Of one tile; special function instructions are issued once per thread and value."""
-    threads: int = kernel.code.metadata.num_warps * target.warp_size
+    """Of one tile; special function instructions are issued once per thread and value.
+
+    The launch says how many warps share a tile. Where warps specialize, a kernel has more of them.
+    """
+    threads: int = kernel.constants.get("num_warps", kernel.code.metadata.num_warps) * target.warp_size
     scores: int = kernel.constants.get("BLOCK_M", 1) * kernel.constants.get("BLOCK_N", 1)
     return scores / threads
 

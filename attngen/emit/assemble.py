@@ -14,7 +14,8 @@ from attngen.emit import glossary as gl
 from attngen.emit.channels import last_step, output_gradient
 from attngen.emit.configs import NATIVE_TILES, configs
 from attngen.emit.cpp import assemble_cpp
-from attngen.emit.printers import TORCH, TRITON, TRITON_TRANSPOSED, Printer
+from attngen.emit.hopper import Target, hopper_text, is_served, without_support
+from attngen.emit.printers import HOPPER, TORCH, TRITON, TRITON_TRANSPOSED, Printer
 from attngen.emit.statements import (
     OVER_KEYS,
     OVER_QUERIES,
@@ -42,14 +43,15 @@ LOG1P_POLYNOMIAL = (
 )
 
 
-def assemble(plan: OpPlan, digest: str) -> ct.ModuleContext:
+def assemble(plan: OpPlan, digest: str, target: Target = "any") -> ct.ModuleContext:
     """The template's context for `plan`; `digest` identifies the spec in the module's header and its op's name."""
-    return _Assembly(plan).module(digest)
+    return _Assembly(plan, target).module(digest)
 
 
 class _Assembly:
-    def __init__(self, plan: OpPlan) -> None:
+    def __init__(self, plan: OpPlan, target: Target = "any") -> None:
         self.plan, self.normalizer, self.backward = plan, plan.normalizer, plan.analysis.backward
+        self.hopper = self.hopper_text() if target == "hopper" and is_served(plan) else None
         self.positions = {i.name: n for n, i in enumerate(self.normalizer.inputs)}
 
     def module(self, digest: str) -> ct.ModuleContext:
@@ -68,7 +70,7 @@ class _Assembly:
             glossary=gl.glossary(plan),
             forward_formulas=gl.forward_formulas(plan),
             backward_formulas=gl.backward_formulas(plan),
-            functions=_device_functions((forward, query, key, pairs)),
+            functions=_device_functions((forward, query, key, pairs, self.hopper)),
             portable_functions=_device_functions((portable, back)),
             log1p_polynomial=LOG1P_POLYNOMIAL,
             dp=self.backward.dp,
@@ -86,6 +88,7 @@ class _Assembly:
             portable=portable,
             cpp=assemble_cpp(plan),
             native_tiles=NATIVE_TILES,
+            hopper=self.hopper,
             kernel_names=self.kernel_names(),
             configs=configs(plan),
             inputs=tuple(self.input_text(i) for i in normalizer.inputs),
@@ -104,7 +107,11 @@ class _Assembly:
     def kernel_names(self) -> tuple[str, ...]:
         name = self.normalizer.name
         pairs = (f"{name}_backward_pair_{g.name}" for g in self.plan.pair_gradients)
-        return f"{name}_forward", f"{name}_backward_query", f"{name}_backward_key", *pairs
+        hopper = (f"{name}_forward_hopper",) if self.hopper else ()
+        return f"{name}_forward", f"{name}_backward_query", f"{name}_backward_key", *pairs, *hopper
+
+    def hopper_text(self) -> ct.HopperText:
+        return hopper_text(_Assembly(without_support(self.plan)).forward(HOPPER))
 
     def products(self) -> tuple[ct.Product, ...]:
         saved = (*self.plan.saved_rows, *self.plan.saved_accumulators)
@@ -131,7 +138,7 @@ class _Assembly:
         passes = tuple(scribe.forward_pass(n) for n in range(len(self.plan.analysis.forward.passes)))
         lines = scribe.output()
         terms = tuple(
-            ct.Term(a.name, _column(lines.text[f"{a.name}_factor"], self.is_row(f), printer))
+            ct.Term(a.name, _factor(lines.text[f"{a.name}_factor"], self.is_row(f), printer))
             for a, f in zip(self.plan.analysis.forward.accumulators, self.plan.analysis.forward.factors, strict=True)
         )
         last = last_step(self.plan, printer)
@@ -247,9 +254,9 @@ def _term(row_sum: RowSum) -> str:
     return f"{row_sum.name}_term"
 
 
-def _column(text: str, is_row: bool, printer: Printer) -> str:
-    """A row factor as it multiplies an accumulator of many channels."""
-    return f"{text}[:, None]" if is_row and printer is TRITON else text
+def _factor(text: str, is_row: bool, printer: Printer) -> str:
+    """A factor as it multiplies an accumulator of many channels."""
+    return printer.column(text) if is_row else text
 
 
 def _uniform_text(plan: OpPlan, expr: ir.Expr) -> str:

@@ -115,3 +115,21 @@ NATIVE_TILES = (
     NativeTile("backward", 1 << 30, 128, 4, (128, 256)),
     NativeTile("backward", 1 << 30, 256, 4, (128, 128)),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class HopperTile:
+    """How the kernels for Hopper cut one head dim: queries of a warpgroup and keys of a tile, slots of the rings of
+    keys and values, and how many elements share a reciprocal."""
+
+    width: int
+    queries: int
+    keys: int
+    slots: int
+    shared: int
+
+
+# As many slots as there is shared memory for beside the queries of two warpgroups. Reciprocals are shared as long as
+# the special function unit takes more time than the products.
+HOPPER_WIDE = (HopperTile(64, 64, 128, 3, 4), HopperTile(128, 64, 128, 2, 2))
+HOPPER_NARROW = (HopperTile(64, 64, 64, 4, 4), HopperTile(128, 64, 64, 4, 2))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from attngen.emit.channels import OutputGradient, Step
-from attngen.emit.configs import Config, NativeTile
+from attngen.emit.configs import Config, HopperTile, NativeTile
 from attngen.emit.cpp_context import CppSource
 from attngen.emit.statements import InputUse, PassText, Uses
 
@@ -131,6 +131,18 @@ class ForwardText:
 
 
 @dataclass(frozen=True, slots=True)
+class HopperText:
+    """The kernels for Hopper. `given`: what a tile's formulas take from in front of the loop. `types`: torch's names
+    of the types of query, key and value that are served."""
+
+    forward: ForwardText
+    given: tuple[str, ...]
+    types: tuple[str, ...]
+    tiles: tuple[HopperTile, ...]
+    log1p_polynomial: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class QueryText:
     kernel: KernelUse
     prepass: Section | None
@@ -200,6 +212,7 @@ class ModuleContext:
     portable: PortableText
     cpp: CppSource
     native_tiles: tuple[NativeTile, ...]
+    hopper: HopperText | None  # None unless the module is built for it and its kernels serve the plan
     kernel_names: tuple[str, ...]
     configs: Mapping[str, tuple[Config, ...]]
     inputs: tuple[InputText, ...]

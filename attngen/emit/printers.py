@@ -1,12 +1,12 @@
 """Printers: formulas -> source text of a target language, and the rewrites that a target wants beforehand.
 
-Three languages: Triton, plain torch, and C++ on vectors. Each numerically delicate function has exactly one spelling
-per language, here or as a device function of the templates; a formula is spelled, never changed. Names are printed as
-they are given.
+Three languages: Triton, plain torch, and C++ on vectors. Triton has a second table for Hopper, of fewer instructions.
+Each numerically delicate function has exactly one spelling per table, here or as a device function of the templates; a
+formula is spelled, never changed. Names are printed as they are given.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from attngen import ir
@@ -50,8 +50,9 @@ def _number(value: Fraction, outer: int) -> str:
 class Printer:
     """Prints formulas of one language.
 
-    `spread` says how a vector is written among tiles, from its place; `blank` is a tile of zeros, `infinity` the
-    language's minus infinity.
+    `spread` says how a vector is written among tiles, from its place, and `column` how a row factor on an accumulator
+    is; `blank` is a tile of zeros, `infinity` the language's minus infinity. `positive` are names that are known to be:
+    a factor of these can leave a maximum.
     """
 
     functions: Mapping[str, str]
@@ -60,6 +61,8 @@ class Printer:
     blank: str
     infinity: str
     number: Callable[[Fraction, int], str] = _number
+    column: Callable[[str], str] = "{}".format
+    positive: frozenset[str] = frozenset()
 
     def text(self, expr: Expr, places: Mapping[str, Place], here: Place) -> str:
         """`expr` as source text, in a statement whose own place is `here`."""
@@ -208,8 +211,24 @@ _CPP = {
     "logistic2": "logistic2({0})", "attains": "attains({0}, {1})", "square": "square({0})", "not": "negated({0})",
 }  # fmt: skip
 
+# Reciprocals in place of divisions, one of them for several elements, and polynomials as long as 16 bits need.
+_HOPPER = {
+    **_TRITON, "logistic2": "_logistic2_shared({0}, SHARED)", "softplus": "_softplus_short({0})",
+    "div": "_quotient({0}, {1})",
+}  # fmt: skip
+
 _INFINITY = 'float("-inf")'
-TRITON = Printer(_TRITON, _lower_triton, _column_or_row, "tl.zeros([BLOCK_M, BLOCK_N], tl.float32)", _INFINITY)
+TRITON = Printer(
+    _TRITON, _lower_triton, _column_or_row, "tl.zeros([BLOCK_M, BLOCK_N], tl.float32)", _INFINITY,
+    column="{}[:, None]".format,
+)  # fmt: skip
+HOPPER = replace(
+    TRITON,
+    functions=_HOPPER,
+    blank="tl.zeros_like(qk)",
+    column="_column({}, OUT)".format,
+    positive=frozenset({"scale"}),
+)
 TRITON_TRANSPOSED = Printer(
     _TRITON, _lower_triton, _row_or_column, "tl.zeros([BLOCK_N, BLOCK_M], tl.float32)", _INFINITY
 )

@@ -78,10 +78,14 @@ class Lines:
 
 @dataclass(frozen=True, slots=True)
 class PivotText:
-    """`least` is what a row without keys has; formulas see `neutral` in its place."""
+    """`least` is what a row without keys has; formulas see `neutral` in its place.
+
+    `factor` is what was taken out of the exponent, to be multiplied to its maximum, or empty.
+    """
 
     name: str
     exponent: str
+    factor: str
     least: str
     neutral: str
     rescales: tuple[tuple[str, str], ...]  # (name, text) of the factors on what was carried so far
@@ -234,12 +238,17 @@ class Scribe:
 
     def _arranged_pass(self, index: int) -> tuple[Arranged, Lines]:
         this, accumulators = self.plan.analysis.forward.passes[index], self._accumulators(index)
-        targets = {_exponent(p): p.exponent for p in this.pivots}
+        targets = {_exponent(p): self._split(p.exponent)[1] for p in this.pivots}
         targets |= {_term(c): c.body for c in this.carries} | {_term(a): a.body for a in accumulators}
         targets |= self.support() if accumulators else {}
         pivots = {p.name: Place(row=True, loop=True) for p in this.pivots}
         arranged = self._arranged(targets, pivots, "t")
         return arranged, self._print(arranged, targets, pivots)
+
+    def _split(self, exponent: Expr) -> tuple[Expr, Expr]:
+        """A positive factor that is the same in the whole call, and the rest."""
+        factor, rest = split_uniform(exponent)
+        return (factor, rest) if _is_positive(factor, self.printer.positive) else (ir.number(1), exponent)
 
     def _accumulators(self, index: int) -> tuple[Accumulator, ...]:
         forward = self.plan.analysis.forward
@@ -293,7 +302,10 @@ class Scribe:
                 factor = lowered(_growth(pivot, carry.power, old, new), self.printer.lower)
                 factors_on_old[str(_rescale(carry))] = self._text(factor, places, row)
         least, neutral = (self.printer.infinity, "0.0") if pivot.kind == "exponential" else ("0.0", "1.0")
-        return PivotText(pivot.name, lines.tile[_exponent(pivot)], least, neutral, tuple(factors_on_old.items()))
+        factor = self._split(pivot.exponent)[0]
+        shown = "" if factor == ir.number(1) else self.inline(factor)
+        rescales = tuple(factors_on_old.items())
+        return PivotText(pivot.name, lines.tile[_exponent(pivot)], shown, least, neutral, rescales)
 
     def _accumulator(self, accumulator: Accumulator, lines: Lines, arranged: Arranged) -> AccumulatorText:
         place = next(s.place for s in (*arranged.outer, *arranged.inner) if s.name == _term(accumulator))
@@ -366,6 +378,12 @@ def split_uniform(expr: Expr) -> tuple[Expr, Expr]:
     inside, inside_below = [f for f in above if f not in outside], [f for f in below if f not in under]
     rest = _quotient(inside, inside_below)
     return _quotient(outside, under), ir.apply("neg", rest) if sign < 0 else rest
+
+
+def _is_positive(expr: Expr, names: frozenset[str]) -> bool:
+    """Whether a product of numbers and of `names`, at least one of them, is known to be positive."""
+    numbers = all(f.value > 0 for part in factors(expr)[1:] for f in part if isinstance(f, Number))
+    return numbers and bool(ir.names(expr)) and ir.names(expr) <= names
 
 
 def _is_constant(expr: Expr) -> bool:

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 STAGES = Path(__file__).parent / "stages"
 NAMED = ("softmax", "sigmoid", "softplus_l1", "affine_scaled")
 SHOWN = ("ir", "analysis", "plan")
+FOR_HOPPER = ("softmax", "sigmoid")
 SHIPPED = tuple(path.stem for path in shipped())
 
 
@@ -37,8 +38,23 @@ def test_stages_are_as_they_were(name: str, update_golden: bool) -> None:
         assert stage_text(compilation, stage) == golden.read_text("utf-8")
 
 
+@pytest.mark.parametrize("name", FOR_HOPPER)
+def test_kernels_for_hopper_are_as_they_were(name: str, update_golden: bool) -> None:
+    golden, text = STAGES / name / "hopper.txt", kernels_for_hopper(name)
+    if update_golden:
+        golden.write_text(text, "utf-8")
+    assert text == golden.read_text("utf-8")
+
+
+def kernels_for_hopper(name: str) -> str:
+    path = ROOT / "specs" / f"{name}.yaml"
+    source = compile_spec(path.read_text("utf-8"), path.name, target="hopper").source
+    _, found = source.split(" kernels for Hopper, in Gluon\n\n\n")
+    return found.split("KERNELS = (")[0]
+
+
 def test_there_is_no_golden_text_without_a_stage() -> None:
-    expected = {f"{name}/{stage}.txt" for name in NAMED for stage in SHOWN}
+    expected = {f"{name}/{stage}.txt" for name in NAMED for stage in SHOWN} | {f"{n}/hopper.txt" for n in FOR_HOPPER}
     assert {path.relative_to(STAGES).as_posix() for path in STAGES.rglob("*.*")} == expected
 
 

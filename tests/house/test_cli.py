@@ -59,6 +59,22 @@ def test_check_names_what_is_stale_and_missing_and_writes_nothing(tmp_path: Path
     assert not (tmp_path / "sigmoid.py").exists()
 
 
+def test_kernels_for_hopper_are_written_on_demand_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTNGEN_TARGET", "hopper")  # for ops that are loaded; a file says itself what it was built for
+    assert run("build", "softmax", "-o", tmp_path / "any").exit_code == 0
+    built = run("build", "--target", "hopper", "softmax", "lssar", "-o", tmp_path / "hopper")
+    assert built.stderr == "lssar has no kernels for Hopper: the others serve it there\n"
+    holding = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.py") if "gluon" in path.read_text()}
+    assert holding == {"hopper/softmax.py"}
+
+
+def test_a_target_that_is_not_known_is_wrong_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTNGEN_TARGET", "volta")
+    found = run("explain", "softmax")
+    assert found.exit_code == 2
+    assert "ATTNGEN_TARGET is 'volta'; it should be one of any, hopper" in found.stderr
+
+
 def test_a_mistake_in_one_spec_leaves_everything_unwritten(tmp_path: Path, wrong: Path) -> None:
     folder = tmp_path / "ops"
     found = run("build", "softmax", wrong, "-o", folder)

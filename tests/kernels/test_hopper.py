@@ -1,0 +1,107 @@
+"""The kernels for Hopper: their machine code keeps the limits that make them worth their while. Compiled, never run.
+
+What ptxas makes of them differs between Triton's versions: limits are those of the pinned one. Others compile them too.
+"""
+
+from functools import cache, partial
+from types import ModuleType
+
+import pytest
+import torch
+
+from attngen.audit.compile import Case, compile_launches
+from attngen.audit.launch import launch_forward, launching_on_cpu
+from attngen.audit.module import row_of
+from attngen.audit.report import Resources
+from attngen.audit.targets import TARGETS
+from attngen.catalog import read
+from attngen.ir import Normalizer
+from attngen.pipeline import Compilation, compile_spec
+from attngen.runtime.loader import load_module
+from tests.kernels.test_configs import PINNED
+from tests.representative import BEYOND_HOPPER
+
+
+@cache
+def compilation(name: str) -> Compilation:
+    spec = read(name)
+    return compile_spec(spec.text, spec.path, target="hopper")
+
+
+@cache
+def op(name: str) -> tuple[ModuleType, Normalizer]:
+    return load_module(compilation(name)), compilation(name).normalizer
+
+
+def needs(name: str, case: Case) -> Resources:
+    """What the forward kernel asks of the hardware."""
+    module, normalizer = op(name)
+    (row,) = map(row_of, compile_launches(TARGETS["sm_90"], case, partial(launch_forward, module, normalizer, case)))
+    assert row.kernel == f"{name}_forward_hopper"
+    assert row.resources is not None, row.error
+    return row.resources
+
+
+# name, head dim -> instructions per 64 x 128 scores, special functions per score, the share of these under a product
+LIMITS = {
+    ("softmax", 64): (470, 1.04, 0.6),
+    ("softmax", 128): (510, 1.04, 0.9),
+    ("sigmoid", 64): (560, 1.3, 0.75),
+    ("sigmoid", 128): (560, 1.55, 0.9),
+    ("softplus_l1", 64): (880, 1.04, 0.9),
+    ("softplus_l1", 128): (880, 1.04, 0.9),
+    ("alibi", 128): (1000, 1.1, 0.75),  # positions and slopes beside the scores: half the keys per tile
+}
+
+
+@pytest.mark.parametrize(("name", "head_dim"), LIMITS)
+def test_machine_code_keeps_its_limits(name: str, head_dim: int) -> None:
+    found = needs(name, Case(head_dim))
+    assert found.matrix["HGMMA"] > 0
+    if not PINNED:
+        return
+    instructions, special, hidden = LIMITS[name, head_dim]
+    assert (found.spills, found.stack) == (0, 0)
+    assert found.waits_per_product <= 0.25
+    assert found.instructions_per_tile <= instructions
+    assert found.special_per_score <= special
+    assert found.special_under_products >= hidden
+
+
+def test_float16_is_served_where_weights_are_bounded() -> None:
+    assert needs("softmax", Case(128, "float16")).matrix["HGMMA"] > 0
+    types = op("softplus_l1")[0].HOPPER_TYPES
+    assert types == (torch.bfloat16,)
+
+
+def test_what_the_kernels_cannot_say_is_left_to_the_others() -> None:
+    for name in ("additive_bias", "affine_scaled", "cosformer", "exp_norm", "lssar"):
+        spec = read(name)
+        assert name in BEYOND_HOPPER
+        assert compilation(name).source == compile_spec(spec.text, spec.path).source
+
+
+@pytest.mark.parametrize(
+    ("target", "shape", "dtype", "scale"),
+    [
+        ("sm_80", (1, 2, 128, 64), torch.bfloat16, 1.0),
+        ("sm_100", (1, 2, 128, 64), torch.bfloat16, 1.0),
+        ("sm_90", (1, 2, 128, 80), torch.bfloat16, 1.0),
+        ("sm_90", (1, 2, 128, 64), torch.float32, 1.0),
+        ("sm_90", (1, 2, 128, 64), torch.bfloat16, -1.0),  # a maximum of scores is one of products if this is positive
+        ("sm_90", (1, 64, 128, 2), torch.bfloat16, 1.0),
+    ],
+)
+def test_other_calls_are_left_to_the_others(
+    target: str, shape: tuple[int, ...], dtype: torch.dtype, scale: float
+) -> None:
+    module, _ = op("softmax")
+    query = torch.zeros(shape, dtype=dtype)
+    query = query.transpose(1, 3) if shape[-1] == 2 else query  # elements of a row that lie apart
+
+    def launch() -> None:
+        with torch.no_grad(), launching_on_cpu(module):
+            module.softmax_attention(query, query, query, scale=scale)
+
+    (launched,) = compile_launches(TARGETS[target], Case(64), launch)
+    assert launched.name == "softmax_forward"
