@@ -96,9 +96,7 @@ def build(specs: tuple[str, ...], output: Path, statics: Statics, check: bool, *
         _check(_outputs(compilations, output))
     else:
         _write(_outputs(compilations, output))
-        _build_native(compilations if target == "cpu" else ())
-    if target == "hopper":
-        _tell_of_others(compilations)
+        _serve_target(compilations, target)
 
 
 @main.command()
@@ -368,26 +366,13 @@ def _outputs(compilations: tuple["Compilation", ...], folder: Path) -> dict[Path
     return outputs
 
 
-def _build_native(compilations: tuple["Compilation", ...]) -> None:
-    from attngen.runtime.loader import load_module
+def _serve_target(compilations: tuple["Compilation", ...], target: str | None) -> None:
+    from attngen import cli_build
 
-    for compilation in compilations:
-        build_native = getattr(load_module(compilation), "build_native", None)
-        if build_native is None:
-            click.echo(f"{compilation.normalizer.name} has no native kernels: plain torch serves CPUs")
-            continue
-        try:
-            click.echo(f"{build_native()} is built")
-        except RuntimeError as error:
-            raise click.ClickException(str(error)) from None
-
-
-def _tell_of_others(compilations: tuple["Compilation", ...]) -> None:
-    from attngen.emit.hopper import is_served
-
-    for compilation in compilations:
-        if not is_served(compilation.plan):
-            click.echo(f"{compilation.normalizer.name} has no kernels for Hopper: the others serve it there", err=True)
+    if target == "cpu":
+        cli_build.build_native(compilations)
+    elif target == "hopper":
+        cli_build.tell_of_others(compilations)
 
 
 def _check(outputs: dict[Path, str]) -> None:
