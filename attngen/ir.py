@@ -44,7 +44,7 @@ ARITY: dict[str, int] = {
     "min": 2, "max": 2, "clip": 3, "where": 3, "detach": 1,
     "lt": 2, "le": 2, "gt": 2, "ge": 2, "eq": 2, "ne": 2, "and": 2, "or": 2, "not": 1,
     "nonzero": 1,  # x, or the least divisor where it is closer to zero; only the analysis writes it
-    "attains": 2,  # a is b up to rounding; only the analysis writes it
+    "attains": 3,  # a is b up to the rounding of both and of c; only the analysis writes it
 }  # fmt: skip
 VARIADIC = frozenset({"add", "mul", "and", "or"})
 FUNCTIONS: tuple[str, ...] = (

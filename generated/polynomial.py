@@ -687,11 +687,15 @@ def _wide(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _key_range(first_row: int, last_row: int, n_k: int, call: Call) -> tuple[int, int]:
-    """Keys that any of the rows sees."""
-    last = min(n_k, last_row - 1 + call.offset + call.right + 1)
-    first = max(first_row + call.offset - call.left, 0)
-    return min(first, n_k), max(last, min(first, n_k))
+def _spans(n_k: int, step: int) -> list[tuple[int, int]]:
+    """The keys of each tile. Forward and backward share them, so that both find the same scores, to the last bit."""
+    return [(first, min(first + step, n_k)) for first in range(0, max(n_k, 1), step)]
+
+
+def _hidden(rows: tuple[int, int], keys: tuple[int, int], call: Call) -> bool:
+    """Whether no row of the tile sees any of its keys."""
+    low, high = rows[0] + call.offset, rows[1] - 1 + call.offset
+    return keys[0] == keys[1] or keys[0] > high + call.right or keys[1] - 1 < low - call.left
 
 
 def _visible(rows: tuple[int, int], keys: tuple[int, int], call: Call, like: Tensor) -> Tensor | None:
@@ -742,8 +746,8 @@ def _portable_rows(
 ) -> tuple[Tensor, ...]:
     first_row, last_row = rows
     dtype, group, n_k = _wide(query), query.shape[1] // key.shape[1], key.shape[2]
-    step = _portable_tile(query, value, call).block_n
-    begin, end = _key_range(first_row, last_row, n_k, call)
+    spans = _spans(n_k, _portable_tile(query, value, call).block_n)
+    spans = [keys for keys in spans if not _hidden(rows, keys, call)]
     q = query[:, :, first_row:last_row].to(dtype)
     live = _live_rows(rows, n_k, call, query)
 
@@ -751,8 +755,7 @@ def _portable_rows(
 
     z = row
     acc = q.new_zeros(*q.shape[:3], value.shape[-1])
-    for first_key in range(begin, end, step):
-        last_key = min(first_key + step, end)
+    for first_key, last_key in spans:
         k = _heads_of(key, first_key, last_key, group, dtype)
         qk = q @ k.mT
         visible = _visible(rows, (first_key, last_key), call, query)
@@ -787,7 +790,7 @@ def portable_backward(
     tile = _portable_tile(query, value, call)
     dtype, group, n_q, n_k = _wide(query), query.shape[1] // key.shape[1], query.shape[2], key.shape[2]
     wants_q, wants_k, wants_v = wanted
-    spans = [(first, min(first + tile.block_n, n_k)) for first in range(0, max(n_k, 1), tile.block_n)]
+    spans = _spans(n_k, tile.block_n)
     dk = [key.new_zeros(*key.shape[:2], last - first, key.shape[3], dtype=dtype) for first, last in spans]
     dv = [value.new_zeros(*value.shape[:2], last - first, value.shape[3], dtype=dtype) for first, last in spans]
     dq: list[Tensor] = []
@@ -828,12 +831,6 @@ def portable_backward(
         torch.cat(dk, dim=2).to(key.dtype) if wants_k else None,
         torch.cat(dv, dim=2).to(value.dtype) if wants_v else None,
     )
-
-
-def _hidden(rows: tuple[int, int], keys: tuple[int, int], call: Call) -> bool:
-    """Whether no row of the tile sees any of its keys."""
-    low, high = rows[0] + call.offset, rows[1] - 1 + call.offset
-    return keys[0] > high + call.right or keys[1] - 1 < low - call.left
 
 
 # --------------------------------------------------------------------------------- the same plan in C++ for CPUs

@@ -24,10 +24,10 @@ Forward, 2 passes over the keys:
 
 Backward:
     adj1 = sum(where(t + qk * scale - extreme > 0, exp(qk * scale - lse) * (delta - dp), 0))
-    adj2 = sum(where(attains(qk * scale, extreme), 1, 0))
+    adj2 = sum(where(attains(qk * scale, extreme, sqrt(d) * abs(scale)), 1, 0))
     p = exp(qk * scale - lse) * relu(t + qk * scale - extreme)
     dqk = (scale * relu(t + qk * scale - extreme) + where(t + qk * scale - extreme > 0, scale, 0)) * exp(qk * scale
-        - lse) * (dp - delta) + where(attains(qk * scale, extreme), adj1 * scale / adj2, 0)
+        - lse) * (dp - delta) + where(attains(qk * scale, extreme, sqrt(d) * abs(scale)), adj1 * scale / adj2, 0)
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
     d_t = sum(where(t + qk * scale - extreme > 0, exp(qk * scale - lse) * (dp - delta), 0))
@@ -136,9 +136,9 @@ def _settled(accumulator, CUDA: tl.constexpr):
 
 
 @triton.jit
-def _attains(x, extremum):
-    """Whether x is the extremum, up to the rounding of a recomputed product: 32 units in the last place."""
-    return tl.abs(x - extremum) <= 3.8e-6 * tl.abs(extremum)
+def _attains(x, extremum, unit):
+    """Whether x is the extremum, up to rounding: of itself, and of a recomputed product, by which it is off by `unit`."""
+    return tl.abs(x - extremum) <= 3.8e-6 * (tl.abs(extremum) + unit)
 
 
 @triton.jit(repr=_shown_as("t_softmax_forward"))
@@ -322,12 +322,15 @@ def t_softmax_backward_query(
     last_full = tl.maximum(tl.minimum(n_k, top + right + 1), 0) // BLOCK_N * BLOCK_N
     last_full = tl.maximum(last_full, first_full)
 
+    head_dim = tl.cast(HEAD_DIM, tl.float32)
+
     t_in = tl.load(t_in_ptr + tl.cast(q_head, tl.int64) * t_in_stride_head).to(tl.float32)
 
     # A pass of its own for the row adjoints
     a2 = t_in - extreme
     a3 = LOG2E * scale
     a4 = LOG2E * lse
+    a7 = tl.sqrt(head_dim) * tl.abs(scale)
 
     adj1 = tl.zeros([BLOCK_M], tl.float32)
     adj2 = tl.zeros([BLOCK_M], tl.float32)
@@ -349,7 +352,7 @@ def t_softmax_backward_query(
             a1 = scale * qk
             a5 = a2[:, None] + a1 > 0.0
             adj1_term = tl.where(a5, tl.exp2(a3 * qk - a4[:, None]) * (delta[:, None] - dp), 0.0)
-            adj2_term = tl.where(_attains(a1, extreme[:, None]), 1.0, 0.0)
+            adj2_term = tl.where(_attains(a1, extreme[:, None], a7), 1.0, 0.0)
 
             if edge:
                 # One unsigned comparison: keys before the first are far beyond the last.
@@ -368,7 +371,8 @@ def t_softmax_backward_query(
     t2 = t_in - extreme
     t5 = LOG2E * scale
     t6 = LOG2E * lse
-    t9 = scale * adj1 / adj2
+    t9 = tl.sqrt(head_dim) * tl.abs(scale)
+    t10 = scale * adj1 / adj2
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     d_t = tl.zeros([BLOCK_M], tl.float32)
@@ -393,8 +397,8 @@ def t_softmax_backward_query(
             t4 = t3 > 0.0
             t7 = tl.exp2(t5 * qk - t6[:, None])
             t8 = dp - delta[:, None]
-            t10 = (scale * tl.maximum(t3, 0.0) + tl.where(t4, scale, 0.0)) * t7 * t8
-            dqk = t10 + tl.where(_attains(t1, extreme[:, None]), t9[:, None], 0.0)
+            t11 = (scale * tl.maximum(t3, 0.0) + tl.where(t4, scale, 0.0)) * t7 * t8
+            dqk = t11 + tl.where(_attains(t1, extreme[:, None], t9), t10[:, None], 0.0)
             d_t_term = tl.where(t4, t7 * t8, 0.0)
 
             ds = dqk
@@ -455,6 +459,7 @@ def t_softmax_backward_key(
     first_full = tl.minimum(tl.cdiv(tl.maximum(last_key - right - offset, 0), BLOCK_M) * BLOCK_M, last_edge)
     last_full = tl.maximum(tl.minimum(n_q, first_key + left - offset + 1), 0) // BLOCK_M * BLOCK_M
     last_full = tl.maximum(last_full, first_full)
+    head_dim = tl.cast(HEAD_DIM, tl.float32)
 
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_DV], tl.float32)
@@ -466,6 +471,7 @@ def t_softmax_backward_key(
         t_in = tl.load(t_in_ptr + tl.cast(q_head, tl.int64) * t_in_stride_head).to(tl.float32)
 
         t1 = LOG2E * scale
+        t9 = tl.sqrt(head_dim) * tl.abs(scale)
 
         for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
             begin = first_edge if edge else first_full
@@ -501,8 +507,8 @@ def t_softmax_backward_key(
                 t7 = tl.maximum(t6, 0.0)
                 weight = t3 * t7
                 t8 = (scale * t7 + tl.where(t6 > 0.0, scale, 0.0)) * t3
-                t9 = scale * adj1 / adj2
-                dqk = t8 * (dp - delta[None, :]) + tl.where(_attains(t4, extreme[None, :]), t9[None, :], 0.0)
+                t10 = scale * adj1 / adj2
+                dqk = t8 * (dp - delta[None, :]) + tl.where(_attains(t4, extreme[None, :], t9), t10[None, :], 0.0)
 
                 p = weight
                 ds = dqk
@@ -804,9 +810,9 @@ def _plain_nonzero(x: Tensor) -> Tensor:
     return torch.where(x.abs() < least, least, x)
 
 
-def _plain_attains(x: Tensor, extremum: Tensor) -> Tensor:
-    """Whether x is the extremum, up to the rounding of a recomputed product."""
-    return (x - extremum).abs() <= 32 * torch.finfo(x.dtype).eps * extremum.abs()
+def _plain_attains(x: Tensor, extremum: Tensor, unit: Tensor | float) -> Tensor:
+    """Whether x is the extremum, up to rounding: of itself, and of a recomputed product, by which it is off by `unit`."""
+    return (x - extremum).abs() <= 32 * torch.finfo(x.dtype).eps * (extremum.abs() + unit)
 
 
 def _views(query: Tensor, key: Tensor, inputs: Inputs) -> list[Tensor]:
@@ -827,11 +833,15 @@ def _wide(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _key_range(first_row: int, last_row: int, n_k: int, call: Call) -> tuple[int, int]:
-    """Keys that any of the rows sees."""
-    last = min(n_k, last_row - 1 + call.offset + call.right + 1)
-    first = max(first_row + call.offset - call.left, 0)
-    return min(first, n_k), max(last, min(first, n_k))
+def _spans(n_k: int, step: int) -> list[tuple[int, int]]:
+    """The keys of each tile. Forward and backward share them, so that both find the same scores, to the last bit."""
+    return [(first, min(first + step, n_k)) for first in range(0, max(n_k, 1), step)]
+
+
+def _hidden(rows: tuple[int, int], keys: tuple[int, int], call: Call) -> bool:
+    """Whether no row of the tile sees any of its keys."""
+    low, high = rows[0] + call.offset, rows[1] - 1 + call.offset
+    return keys[0] == keys[1] or keys[0] > high + call.right or keys[1] - 1 < low - call.left
 
 
 def _visible(rows: tuple[int, int], keys: tuple[int, int], call: Call, like: Tensor) -> Tensor | None:
@@ -882,8 +892,8 @@ def _portable_rows(
 ) -> tuple[Tensor, ...]:
     first_row, last_row = rows
     dtype, group, n_k = _wide(query), query.shape[1] // key.shape[1], key.shape[2]
-    step = _portable_tile(query, value, call).block_n
-    begin, end = _key_range(first_row, last_row, n_k, call)
+    spans = _spans(n_k, _portable_tile(query, value, call).block_n)
+    spans = [keys for keys in spans if not _hidden(rows, keys, call)]
     q = query[:, :, first_row:last_row].to(dtype)
     live = _live_rows(rows, n_k, call, query)
     scale = torch.full((), call.scale, dtype=dtype, device=query.device)
@@ -893,8 +903,7 @@ def _portable_rows(
     # Pass 1 over the keys
 
     extreme = row - math.inf
-    for first_key in range(begin, end, step):
-        last_key = min(first_key + step, end)
+    for first_key, last_key in spans:
         k = _heads_of(key, first_key, last_key, group, dtype)
         qk = q @ k.mT
         visible = _visible(rows, (first_key, last_key), call, query)
@@ -910,8 +919,7 @@ def _portable_rows(
     row_max = row + -math.inf
     row_sum = row
     acc = q.new_zeros(*q.shape[:3], value.shape[-1])
-    for first_key in range(begin, end, step):
-        last_key = min(first_key + step, end)
+    for first_key, last_key in spans:
         k = _heads_of(key, first_key, last_key, group, dtype)
         qk = q @ k.mT
         visible = _visible(rows, (first_key, last_key), call, query)
@@ -956,7 +964,7 @@ def portable_backward(
     dtype, group, n_q, n_k = _wide(query), query.shape[1] // key.shape[1], query.shape[2], key.shape[2]
     views = _views(query, key, inputs)
     wants_q, wants_k, wants_v, wants_t = wanted
-    spans = [(first, min(first + tile.block_n, n_k)) for first in range(0, max(n_k, 1), tile.block_n)]
+    spans = _spans(n_k, tile.block_n)
     dk = [key.new_zeros(*key.shape[:2], last - first, key.shape[3], dtype=dtype) for first, last in spans]
     dv = [value.new_zeros(*value.shape[:2], last - first, value.shape[3], dtype=dtype) for first, last in spans]
     dq: list[Tensor] = []
@@ -971,9 +979,11 @@ def portable_backward(
         extreme = saved[0][:, :, first_row:last_row, None]
         lse = saved[1][:, :, first_row:last_row, None]
         scale = torch.full((), call.scale, dtype=dtype, device=query.device)
+        head_dim = torch.full((), query.shape[-1], dtype=dtype, device=query.device)
         t_in = views[0]
 
         a2 = t_in - extreme
+        a5 = torch.sqrt(head_dim) * torch.abs(scale)
 
         adj1 = row
         adj2 = row
@@ -987,12 +997,13 @@ def portable_backward(
             a1 = scale * qk
             a3 = a2 + a1 > 0.0
             adj1_term = torch.where(a3, torch.exp(a1 - lse) * (delta - dp), 0.0)
-            adj2_term = torch.where(_plain_attains(a1, extreme), 1.0, 0.0).to(dtype)
+            adj2_term = torch.where(_plain_attains(a1, extreme, a5), 1.0, 0.0).to(dtype)
 
             adj1 = adj1 + _shown(visible, adj1_term, 0.0).sum(-1, keepdim=True)
             adj2 = adj2 + _shown(visible, adj2_term, 0.0).sum(-1, keepdim=True)
         t3 = t_in - extreme
-        t8 = scale * adj1 / adj2
+        t8 = torch.sqrt(head_dim) * torch.abs(scale)
+        t9 = scale * adj1 / adj2
 
         d_t = row
         dq_block = torch.zeros_like(q)
@@ -1010,8 +1021,8 @@ def portable_backward(
             weight = t2 * t5
             t6 = t4 > 0.0
             t7 = dp - delta
-            t9 = (scale * t5 + torch.where(t6, scale, 0.0)) * t2 * t7
-            dqk = t9 + torch.where(_plain_attains(t1, extreme), t8, 0.0)
+            t10 = (scale * t5 + torch.where(t6, scale, 0.0)) * t2 * t7
+            dqk = t10 + torch.where(_plain_attains(t1, extreme, t8), t9, 0.0)
             d_t_term = torch.where(t6, t2 * t7, 0.0)
 
             if wants_t:
@@ -1034,12 +1045,6 @@ def portable_backward(
         torch.cat(dv, dim=2).to(value.dtype) if wants_v else None,
         torch.cat(d_t_rows, dim=2) if wants_t else None,
     )
-
-
-def _hidden(rows: tuple[int, int], keys: tuple[int, int], call: Call) -> bool:
-    """Whether no row of the tile sees any of its keys."""
-    low, high = rows[0] + call.offset, rows[1] - 1 + call.offset
-    return keys[0] > high + call.right or keys[1] - 1 < low - call.left
 
 
 # --------------------------------------------------------------------------------- the same plan in C++ for CPUs
@@ -1124,12 +1129,13 @@ inline Vec exp(const Vec& x) {
   return times_power(polynomial(r, 1.37519254e-3f, 8.36894382e-3f, 4.16695252e-2f, 1.66665182e-1f, 0.499999881f, 1.f, 1.f), n);
 }
 inline Vec log(const Vec& x) { return x.log(); }
+inline Vec sqrt(const Vec& x) { return x.sqrt(); }
 inline Vec abs(const Vec& x) { return x.abs(); }
 inline Vec relu(const Vec& x) { return at::vec::clamp_min(x, Vec(0.f)); }
 
-// Whether x is the extremum, up to the rounding of a recomputed product: 32 units in the last place.
-inline Vec attains(const Vec& x, const Vec& extremum) {
-  return (x - extremum).abs() <= Vec(3.8e-6f) * extremum.abs();
+// Whether x is the extremum, up to rounding: of itself, and of a recomputed product, by which it is off by `unit`.
+inline Vec attains(const Vec& x, const Vec& extremum, const Vec& unit) {
+  return (x - extremum).abs() <= Vec(3.8e-6f) * (extremum.abs() + unit);
 }
 
 // C (m x n) = A (m x k) B (k x n), or C += A B; lda, ldb, ldc are the elements between rows.
@@ -1268,7 +1274,7 @@ struct Rows {
   alignas(64) float row_sum[MOST_ROWS];
   alignas(64) float t1[MOST_ROWS];
   alignas(64) float t3[MOST_ROWS];
-  alignas(64) float t8[MOST_ROWS];
+  alignas(64) float t9[MOST_ROWS];
   alignas(64) float t_in[MOST_ROWS];
 };
 
@@ -1775,6 +1781,9 @@ template <bool EDGE>
 void tile_of_prepass(const Call& call, Rows& rows, const Keys& keys, int64_t count, const VisibleRows& visible, [[maybe_unused]] const float* scores, [[maybe_unused]] const float* products) {
   const int64_t wide = whole_vectors(rows.count), ld = call.block_m;
   const Vec scale(call.scale);
+  const Vec head_dim(static_cast<float>(call.head_dim));
+
+  const Vec a5 = sqrt(head_dim) * abs(scale);
 
   for (int64_t key = 0; key < count; key++) {
     for (int64_t lane = 0; lane < wide; lane += W) {
@@ -1789,7 +1798,7 @@ void tile_of_prepass(const Call& call, Rows& rows, const Keys& keys, int64_t cou
       const Vec a1 = scale * qk;
       const Vec a3 = a2 + a1 > Vec(0.0f);
       const Vec adj1_term = select(a3, exp(a1 - lse) * (delta - dp), Vec(0.0f));
-      const Vec adj2_term = select(attains(a1, extreme), Vec(1.0f), Vec(0.0f));
+      const Vec adj2_term = select(attains(a1, extreme, a5), Vec(1.0f), Vec(0.0f));
 
       const Vec adj1_here = adj1_term;
       (load(rows.adj1 + lane) + (EDGE ? select(seen, adj1_here, Vec(0.f)) : adj1_here)).store(rows.adj1 + lane);
@@ -1805,6 +1814,9 @@ template <bool EDGE, class T>
 void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t count, const VisibleRows& visible, [[maybe_unused]] const float* scores, [[maybe_unused]] const float* products, T* weights, T* ds, [[maybe_unused]] RowSums& row_sums, [[maybe_unused]] KeySums& key_sums) {
   const int64_t wide = whole_vectors(rows.count), ld = call.block_m;
   const Vec scale(call.scale);
+  const Vec head_dim(static_cast<float>(call.head_dim));
+
+  const Vec t8 = sqrt(head_dim) * abs(scale);
 
   for (int64_t key = 0; key < count; key++) {
     for (int64_t lane = 0; lane < wide; lane += W) {
@@ -1815,7 +1827,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec extreme = load(rows.extreme + lane);
       const Vec lse = load(rows.lse + lane);
       const Vec t3 = load(rows.t3 + lane);
-      const Vec t8 = load(rows.t8 + lane);
+      const Vec t9 = load(rows.t9 + lane);
 
       const Vec t1 = scale * qk;
       const Vec t2 = exp(t1 - lse);
@@ -1824,8 +1836,8 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec weight = t2 * t5;
       const Vec t6 = t4 > Vec(0.0f);
       const Vec t7 = dp - delta;
-      const Vec t9 = (scale * t5 + select(t6, scale, Vec(0.0f))) * t2 * t7;
-      const Vec dqk = t9 + select(attains(t1, extreme), t8, Vec(0.0f));
+      const Vec t10 = (scale * t5 + select(t6, scale, Vec(0.0f))) * t2 * t7;
+      const Vec dqk = t10 + select(attains(t1, extreme, t8), t9, Vec(0.0f));
       const Vec d_t_term = select(t6, t2 * t7, Vec(0.0f));
 
       const Vec p_here = weight, ds_here = dqk;
@@ -1903,10 +1915,14 @@ class Backward {
       rows.delta[r] = dot(call.out.at<T>(batch, head, row), d_out + r * call.d_out.row);
     }
     {
+      const Vec scale(call.scale);
+      const Vec head_dim(static_cast<float>(call.head_dim));
+
       for (int64_t lane = 0; lane < rows.count; lane += W) {
         const Vec extreme = load(rows.extreme + lane);
         const Vec t_in = load(rows.t_in + lane);
 
+        const Vec a5 = sqrt(head_dim) * abs(scale);
         const Vec a2 = t_in - extreme;
 
         (a2).store(rows.a2 + lane);
@@ -1917,6 +1933,7 @@ class Backward {
     prepass(task, batch, head, first_row, rows, s);
     {
       const Vec scale(call.scale);
+      const Vec head_dim(static_cast<float>(call.head_dim));
 
       for (int64_t lane = 0; lane < rows.count; lane += W) {
         const Vec adj1 = load(rows.adj1 + lane);
@@ -1924,11 +1941,12 @@ class Backward {
         const Vec extreme = load(rows.extreme + lane);
         const Vec t_in = load(rows.t_in + lane);
 
+        const Vec t8 = sqrt(head_dim) * abs(scale);
         const Vec t3 = t_in - extreme;
-        const Vec t8 = scale * adj1 / adj2;
+        const Vec t9 = scale * adj1 / adj2;
 
         (t3).store(rows.t3 + lane);
-        (t8).store(rows.t8 + lane);
+        (t9).store(rows.t9 + lane);
       }
 
     }

@@ -74,7 +74,14 @@ class Settled:
         )
 
     def _used(self) -> set[Sym]:
-        return set().union(*(f.free_symbols for f in (self.dqk, *(v for i in self.inputs for v in i.formulas))))
+        """What the gradients are made of: also what only a sum is made of that they use, and so on."""
+        formulas = [self.dqk, *(v for i in self.inputs for v in i.formulas)]
+        used: set[Sym] = set()
+        while formulas:
+            new = formulas.pop().free_symbols - used
+            used |= new
+            formulas += [self.prepass[symbol] for symbol in new if symbol in self.prepass]
+        return used
 
     def deferred(self) -> Deferred | None:
         """The gradients with the one sum that they need kept outside; None if there are several, or not as a factor."""

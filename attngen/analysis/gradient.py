@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from attngen.analysis import functions as fn
 from attngen.analysis import symbolic as sy
 from attngen.analysis.carries import Carries
-from attngen.analysis.functions import ONE, ZERO, Sym
+from attngen.analysis.functions import HALF, ONE, ZERO, Sym
 from attngen.analysis.passes import Staged
 from attngen.analysis.symbolic import Statistic
 
@@ -103,9 +103,13 @@ def _ties(statistic: Statistic, result: Gradients) -> Sym:
 
 def _attained(statistic: Statistic) -> Sym:
     """# Note [Attained extrema]: scores are recomputed, by products whose rounding may differ from the forward's. So a
-    key attains the extremum if it comes within a few units in the last place of it.
+    key attains the extremum if it comes within a few units in the last place of it. Where the extremum is near zero
+    that is less than what rounding did to a product whose terms cancel. So there are added as many units of
+    |d body / d qk| sqrt(d), the size of the terms' sum for queries and keys of unit variance.
     """
-    return fn.where(fn.attains(sy.attach(statistic.body), statistic.symbol), ONE, ZERO)
+    body = sy.attach(statistic.body)
+    unit = fn.absolute(sy.attach(sy.derivative(statistic.body, sy.atom("qk")))) * sy.atom("d") ** HALF
+    return fn.where(fn.attains(body, statistic.symbol, unit), ONE, ZERO)
 
 
 def _direct(symbol: Sym, staged: Staged, carries: Carries, result: Gradients) -> tuple[Sym, Sym]:

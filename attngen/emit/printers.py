@@ -28,7 +28,7 @@ _TRITON = {
     "softplus": "_softplus({0})", "relu": "tl.maximum({0}, 0.0)", "erf": "tl.erf({0})", "atan": "_atan({0})",
     "sin": "tl.sin({0})", "cos": "tl.cos({0})", "min": "tl.minimum({0}, {1})", "max": "tl.maximum({0}, {1})",
     "where": "tl.where({0}, {1}, {2})", "logistic2": "_logistic2({0}, CUDA)",
-    "attains": "_attains({0}, {1})",
+    "attains": "_attains({0}, {1}, {2})",
 }  # fmt: skip
 _TORCH = {
     "exp": "torch.exp({0})", "log": "torch.log({0})", "expm1": "torch.expm1({0})", "log1p": "torch.log1p({0})",
@@ -36,7 +36,7 @@ _TORCH = {
     "sigmoid": "torch.sigmoid({0})", "softplus": "_plain_softplus({0})", "relu": "torch.relu({0})",
     "erf": "torch.erf({0})", "atan": "torch.atan({0})", "sin": "torch.sin({0})", "cos": "torch.cos({0})",
     "min": "_plain_minimum({0}, {1})", "max": "_plain_maximum({0}, {1})", "where": "torch.where({0}, {1}, {2})",
-    "pow": "torch.pow({0}, {1})", "attains": "_plain_attains({0}, {1})",
+    "pow": "torch.pow({0}, {1})", "attains": "_plain_attains({0}, {1}, {2})",
     "nonzero": "_plain_nonzero({0})",
 }  # fmt: skip
 
@@ -208,7 +208,7 @@ _CPP = {
     "log1p": "log1p({0})", "sqrt": "sqrt({0})", "abs": "abs({0})", "sign": "sign({0})", "tanh": "tanh({0})",
     "softplus": "softplus({0})", "relu": "relu({0})", "erf": "erf({0})", "atan": "atan({0})", "sin": "sin({0})",
     "cos": "cos({0})", "min": "minimum({0}, {1})", "max": "maximum({0}, {1})", "where": "select({0}, {1}, {2})",
-    "logistic2": "logistic2({0})", "attains": "attains({0}, {1})", "square": "square({0})", "not": "negated({0})",
+    "logistic2": "logistic2({0})", "attains": "attains({0}, {1}, {2})", "square": "square({0})", "not": "negated({0})",
 }  # fmt: skip
 
 # Reciprocals in place of divisions, one of them for several elements, and polynomials as long as 16 bits need.

@@ -13,7 +13,7 @@ from attngen.explain.symbols import Symbols
 from attngen.ir import Apply, Expr, Name, Number, Reduce, Root
 
 _LOGIC, _RELATION, _SUM, _REDUCTION, _PRODUCT, _POWER, _ATOM = range(7)
-_RELATIONS = {"lt": "<", "le": "≤", "gt": ">", "ge": "≥", "eq": "=", "ne": "≠", "attains": "≐"}
+_RELATIONS = {"lt": "<", "le": "≤", "gt": ">", "ge": "≥", "eq": "=", "ne": "≠"}
 _OPPOSITE = {"lt": "ge", "le": "gt", "gt": "le", "ge": "lt", "eq": "ne", "ne": "eq"}
 _NAMES = {"sign": "sgn", "atan": "arctan"}
 _PLACES = 4  # a number smaller than this many decimals is a power of ten
@@ -157,6 +157,9 @@ class _Typesetter:
 
     def op_not(self, body: Expr) -> Placed:
         return row(Sign("¬"), self.at(body, _ATOM)), _RELATION
+
+    def op_attains(self, value: Expr, extremum: Expr, _: Expr) -> Placed:
+        return row(self.at(value, _SUM), Sign("≐"), self.at(extremum, _SUM)), _RELATION
 
     def op_where(self, condition: Expr, value: Expr, otherwise: Expr) -> Placed:
         zero = ir.number(0)

@@ -89,8 +89,8 @@ def _nonzero(x: float) -> float:
     return _LEAST_DIVISOR if abs(x) < _LEAST_DIVISOR else x
 
 
-def _attains(x: float, extremum: float) -> float:
-    return float(abs(x - extremum) <= _ATTAINED * abs(extremum))
+def _attains(x: float, extremum: float, unit: float) -> float:
+    return float(abs(x - extremum) <= _ATTAINED * (abs(extremum) + unit))
 
 
 exp = _guarded(math.exp)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import attngen
@@ -172,3 +173,41 @@ def test_what_is_built_can_be_called(text: str, tmp_path: Path, monkeypatch: pyt
     leaves = tensors(torch.float64)
     gradients = torch.autograd.grad(attngen.load(spec)(*leaves).sum(), leaves)
     assert all(x.isfinite().all() for x in gradients)
+
+
+def test_a_sum_that_only_another_sum_is_made_of(op: Callable[[str], Callable[..., Tensor]]) -> None:
+    """The first sum's adjoint is a sum over the keys, which needs delta; the gradient itself doesn't."""
+    total = "sum(sigmoid(s))"
+    body = f"softplus(where(s > 0, {total}, 0))"
+
+    def weights(s: Tensor) -> Tensor:
+        x = F.softplus(torch.where(s > 0, s.sigmoid().sum(-1, keepdim=True), 0.0))
+        return x / (0.1 + x.sum(-1, keepdim=True))
+
+    inputs = tensors(torch.float64)
+    right = written_out(weights, torch.float64, 2.0)
+    for found, wanted in zip(with_gradients(op(f"{body} / (0.1 + sum({body}))")(*inputs), inputs), right, strict=True):
+        assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "weights"),
+    [
+        ("where(s > mean(s), s, 0)", lambda s: torch.where(s > s.mean(), s, 0.0)),
+        ("s * amin(s ** 2)", lambda s: s * (s**2).amin()),
+    ],
+)
+def test_a_causal_op_finds_the_same_scores_twice(
+    text: str, weights: Callable[[Tensor], Tensor], op: Callable[[str], Callable[..., Tensor]]
+) -> None:
+    """A first row's only key is its mean and its extremum, forward and backward; the last keys no row sees."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(4, 8, n, 8, generator=generator, dtype=torch.float64).requires_grad_() for n in (9, 13, 13)]
+    found = with_gradients(op(text)(*inputs, is_causal=True), inputs)
+    query, key, value = inputs
+    scores = query @ key.mT / 8**0.5
+    rows = [(b, h, i) for b in range(4) for h in range(8) for i in range(9)]
+    seen = [F.pad(weights(scores[b, h, i, : i + 1]), (0, 12 - i)) for b, h, i in rows]
+    wanted = with_gradients(torch.stack(seen).reshape(scores.shape) @ value, inputs)
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-9)
