@@ -19,6 +19,7 @@ from torch._dynamo.utils import counters
 from torch._guards import CompileContext
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
+from attngen.dynamo.buffers import mark_buffers
 from attngen.dynamo.fuse import fuse
 from attngen.dynamo.report import CompileReport, Skipped
 
@@ -40,6 +41,7 @@ def compile_reporting(
 ) -> Compiled:
     """As `attngen_backend`, with a report that is filled on the way."""
     report.begin(CompileContext.current_compile_id())
+    mark_buffers(module, example_inputs)
     fuse(module, report)
     if inner == "inductor":
         from torch._inductor.compile_fx import compile_fx

@@ -32,7 +32,7 @@ def check_unchanged(bounds: tuple[fx.Node, fx.Node], readers: Iterable[fx.Node],
         node = node.next
     changes = [node for node in between if mutates(node)]
     if changes:
-        sources = _ancestors(readers)
+        sources = ancestors(readers)
         for change in changes:
             if not _elsewhere(change, sources):
                 raise NotLifted(f"'{change}' ({name_of(change)}) changes a tensor in place")
@@ -40,7 +40,12 @@ def check_unchanged(bounds: tuple[fx.Node, fx.Node], readers: Iterable[fx.Node],
         raise NotLifted("the gradient or autocast mode changes in between")
 
 
-def _ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+def is_changed(node: fx.Node) -> bool:
+    """Whether something writes to the tensor, or to a view of it."""
+    return any(mutates(user) or (name_of(user) in LAYOUT and is_changed(user)) for user in node.users)
+
+
+def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
     """All that the nodes come from, themselves included."""
     found = set(nodes)
     todo = list(found)

@@ -1,4 +1,5 @@
-"""Tensors that the graph fixes by itself: those that come from sizes and numbers alone, such as most masks.
+"""Tensors that the graph fixes by itself: those that come from sizes and numbers alone, such as most masks, and from
+buffers that are masks.
 
 They are evaluated on the CPU with the sizes that the graph was made with.
 """
@@ -9,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from attngen.dynamo.nodes import LAYOUT, Hints, NotLifted, mutates, name_of, value_of
+from attngen.dynamo.buffers import buffer_of
+from attngen.dynamo.changes import ancestors, is_changed
+from attngen.dynamo.nodes import Hints, NotLifted, name_of, tensor_of, value_of
 
 _LARGEST = 1 << 30  # bytes of a mask that is still worth evaluating; the model itself would make as many
 _FIXED = {
@@ -29,7 +32,8 @@ def is_fixed(node: fx.Node) -> bool:
     value = value_of(node)
     if isinstance(value, bool | int | float | torch.SymInt | torch.SymFloat | torch.Size):
         return True
-    return name_of(node) in _FIXED and not _changes(node) and all(is_fixed(n) for n in node.all_input_nodes)
+    made = name_of(node) in _FIXED and all(is_fixed(n) for n in node.all_input_nodes)
+    return (made or buffer_of(node) is not None) and not is_changed(node)
 
 
 def fixed_value(node: fx.Node, hints: Hints) -> Tensor | None:
@@ -37,12 +41,15 @@ def fixed_value(node: fx.Node, hints: Hints) -> Tensor | None:
     if not is_fixed(node):
         return None
     try:
-        value = _evaluated(node, hints, {})
+        buffers = [n for n in ancestors([node]) if buffer_of(n) is not None]
+        least = max(hints.shape(tensor_of(node)), default=0) if buffers else 0
+        value = _evaluated(node, hints, {n: buffer_of(n).contents(least) for n in buffers})  # type: ignore[union-attr]
     except NotLifted:
         return None
     except Exception:  # an operation that doesn't take these arguments here: the mask counts as not fixed
         return None
-    return value if isinstance(value, Tensor) else None
+    # A slice of a buffer that is too short for other sizes has another shape than the graph says.
+    return value if isinstance(value, Tensor) and tuple(value.shape) == hints.shape(tensor_of(node)) else None
 
 
 def _evaluated(node: fx.Node, hints: Hints, done: dict[fx.Node, Any]) -> Any:
@@ -54,7 +61,7 @@ def _evaluated(node: fx.Node, hints: Hints, done: dict[fx.Node, Any]) -> Any:
         result = hints.number(value) if not isinstance(value, bool) else value
     elif isinstance(value, torch.Size):
         result = tuple(hints.size(size) for size in value)
-    elif name_of(node) in _FIXED and not _too_large(value, hints) and not _changes(node):
+    elif name_of(node) in _FIXED and not _too_large(value, hints) and not is_changed(node):
         args = fx.map_arg(node.args, lambda n: _evaluated(n, hints, done))
         kwargs = dict(fx.map_arg(node.kwargs, lambda n: _evaluated(n, hints, done)))
         result = _run(node, args, {key: arg for key, arg in kwargs.items() if key != "device"})
@@ -66,11 +73,6 @@ def _evaluated(node: fx.Node, hints: Hints, done: dict[fx.Node, Any]) -> Any:
 
 def _too_large(value: Any, hints: Hints) -> bool:
     return isinstance(value, Tensor) and math.prod(hints.shape(value)) * value.element_size() > _LARGEST
-
-
-def _changes(node: fx.Node) -> bool:
-    """Whether something writes to the tensor, or to a view of it."""
-    return any(mutates(user) or (name_of(user) in LAYOUT and _changes(user)) for user in node.users)
 
 
 def _run(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

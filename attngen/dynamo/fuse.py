@@ -17,6 +17,7 @@ from attngen.catalog import SpecText
 from attngen.diagnostics import InternalError, SpecError
 from attngen.dynamo import agree
 from attngen.dynamo.absorb import absorb
+from attngen.dynamo.buffers import count_on
 from attngen.dynamo.contraction import is_contraction
 from attngen.dynamo.lifted import Lifted, lift
 from attngen.dynamo.nodes import Hints, NotAttention, NotLifted, is_symbolic, name_of, place_of, tensor_of, value_of
@@ -127,6 +128,7 @@ def _fuse_region(region: Region) -> Replaced:
             reason = error
             continue
         where = place_of(region.second)
+        count_on(region.leaves)
         replace(region, lifted, version, attention, _static_atoms(lifted, again))
         named = tuple((name, str(region.leaves[leaf])) for name, leaf in version.inputs)
         return Replaced(where, version.spec, _mask_text(version), _own_scale(version, lifted), named)
