@@ -390,3 +390,7 @@ def _write(outputs: dict[Path, str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text)
         click.echo(f"{path} written")
+
+
+if __name__ == "__main__":
+    main(prog_name="attngen")

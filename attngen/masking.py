@@ -13,19 +13,25 @@ from attngen.ir import Apply, Expr, Input, Name, Normalizer, Reduce, apply, numb
 SEEN = "seen"
 _SHOWN = apply("gt", Name(SEEN), number("0.5"))
 _HIDDEN = number(-(10**30))  # in the place of minus infinity: its exponential is zero
+_FIELDS = ("score", "weights", "output")
 _NEUTRAL = {"sum": number(0), "amax": _HIDDEN, "amin": number(10**30)}
 
 
 def masked(normalizer: Normalizer, axes: tuple[ir.Axis, ...]) -> str:
     """The spec's text, with `seen` over the axes. Numbers stand for static inputs.
 
-    Raises ValueError for a formula that this can't be done with.
+    Raises ValueError for a spec that has an input of this name itself.
     """
     if SEEN in {source.name for source in normalizer.inputs}:
         raise ValueError(f"'{normalizer.name}' has an input named '{SEEN}' itself")
     weights = _masked(ir.substitute(normalizer.weights, {"n": _COUNT}))
     seen = Input(SEEN, axes, grad=False)
-    changed = dataclasses.replace(normalizer, inputs=(*normalizer.inputs, seen), weights=_shown(weights, number(0)))
+    changed = dataclasses.replace(
+        normalizer,
+        inputs=(*normalizer.inputs, seen),
+        weights=_shown(weights, number(0)),
+        output=_zero_for_nothing(normalizer.output),
+    )
     return spec_text(changed, f"{normalizer.name}_seen_by_{'_'.join(axes)}")
 
 
@@ -33,8 +39,36 @@ def spec_text(normalizer: Normalizer, name: str) -> str:
     """A spec of the normalizer's formulas under another name."""
     lines = [f"name: {name}", "inputs:" if normalizer.inputs else ""]
     lines += [_entry(source) for source in normalizer.inputs]
-    lines += [f"{field}: {notation.text(getattr(normalizer, field))}" for field in ("score", "weights", "output")]
+    roots = {root.variable: root for root in _roots(normalizer.weights)}
+    lines += ["let:" if roots else "", *(_let(root) for root in roots.values())]
+    lines += [f"{field}: {notation.text(_named(getattr(normalizer, field)))}" for field in _FIELDS]
     return "\n".join(line for line in lines if line) + "\n"
+
+
+def _roots(expr: Expr) -> list[ir.Root]:
+    """The roots in a formula, each behind those that it is made of."""
+    inner = [root for child in ir.children(expr) for root in _roots(child)]
+    return [*inner, expr] if isinstance(expr, ir.Root) else inner
+
+
+def _named(expr: Expr) -> Expr:
+    """The formula with names in the place of roots."""
+    if isinstance(expr, ir.Root):
+        return Name(expr.variable)
+    return ir.with_children(expr, tuple(_named(child) for child in ir.children(expr)))
+
+
+def _let(root: ir.Root) -> str:
+    low, high, residual = (notation.text(_named(part)) for part in (root.low, root.high, root.residual))
+    return f'  {root.variable}: {{root: "{residual}", between: ["{low}", "{high}"]}}'
+
+
+def _zero_for_nothing(output: Expr) -> Expr:
+    """The step behind the weighted sum, but for zeros: ops leave rows alone that a mask hides, if they know the mask."""
+    if output == Name("o"):
+        return output
+    nothing = apply("eq", Reduce("csum", apply("abs", Name("o"))), number(0))
+    return apply("where", nothing, number(0), output)
 
 
 def _entry(source: Input) -> str:
@@ -53,8 +87,6 @@ _COUNT = Reduce("sum", number(1))
 def _masked(expr: Expr) -> Expr:
     """Reductions over the keys that are seen, and exponentials that are zero at all others."""
     match expr:
-        case ir.Root():
-            raise ValueError("a formula with a root takes no mask but causal ones and windows")
         case Reduce("count", _):
             return _masked(_COUNT)
         case Reduce("mean", body) if body is not None:

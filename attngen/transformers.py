@@ -99,8 +99,8 @@ def attention(spec: str, module: Any, *tensors: Tensor, **given: Any) -> tuple[T
 
 def _inputs(spec: str, module: Any, given: dict[str, Any]) -> tuple[Statics, dict[str, Any]]:
     """The spec's static inputs, and the others: the call's, or attributes of the attention module."""
-    statics, tensors, used = [], {}, set()
-    for name, static in _declared(spec):
+    statics, tensors, used, missing = [], {}, set(), []
+    for name, static, axes in _declared(spec):
         source = _GIVEN.get(name, name)
         used.add(source)
         tensor = given.get(source)
@@ -109,19 +109,26 @@ def _inputs(spec: str, module: Any, given: dict[str, Any]) -> tuple[Statics, dic
             statics.append((name, str(tensor)))
         elif tensor is not None:
             tensors[name] = tensor
+        elif axes is not None:
+            missing.append(f"{name} ({', '.join(axes) or 'a number'})")
     left = [name for name in _REFUSED if given.get(name) is not None and name not in used]
     if left:
         raise ValueError(f"the model gives {', '.join(left)}, which the formula of '{spec}' has no input for")
+    if missing:
+        raise ValueError(
+            f"'{spec}' needs {' and '.join(missing)}, which this model doesn't give: make it an attribute of every "
+            f"attention module, as in {type(module).__name__}.{missing[0].split()[0]} = nn.Parameter(...)"
+        )
     return tuple(statics), tensors
 
 
 # torch.compile takes what these return as it is: neither specs nor compilers are traced.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _declared(spec: str) -> tuple[tuple[str, bool], ...]:
-    """The spec's inputs, and whether each is static."""
+def _declared(spec: str) -> tuple[tuple[str, bool, tuple[ir.Axis, ...] | None], ...]:
+    """The spec's inputs, whether each is static, and the axes of those that a call can't do without."""
     normalizer = _SPECS[spec].normalizer
-    inputs = tuple((source.name, False) for source in normalizer.inputs)
-    return inputs + tuple((static.name, True) for static in normalizer.statics)
+    inputs = tuple((x.name, False, x.axes if x.default is None else None) for x in normalizer.inputs)
+    return inputs + tuple((static.name, True, None) for static in normalizer.statics)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -72,13 +72,23 @@ def test_as_a_function_by_hand(padding: Tensor | None) -> None:
     assert_same(ours, by_hand, **({} if padding is None else {"attention_mask": padding}))
 
 
+@pytest.mark.parametrize("spec", ["entmax15", "exp_norm"])
+def test_padding_as_without_it(spec: str) -> None:
+    """A root and a step behind the weighted sum, on keys that are seen alone."""
+    torch.manual_seed(0)
+    model = llama(f"attngen:{spec}")
+    places = (LEFT[:1].cumsum(-1) - 1).clamp(min=0)
+    padded = model(TOKENS[:1], attention_mask=LEFT[:1], position_ids=places).logits[:, 4:]
+    torch.testing.assert_close(padded, model(TOKENS[:1, 4:]).logits, rtol=1e-4, atol=1e-5)
+
+
 def test_a_mask_of_all_pairs() -> None:
     ours, by_hand = pair("attngen:sigmoid", "sigmoid_by_hand")
     mask = torch.rand(2, 1, 11, 11, generator=torch.Generator().manual_seed(1)) > 0.4
     assert_same(ours, by_hand, attention_mask=mask)
 
 
-@pytest.mark.parametrize("name", ["softplus_l1", "poly2", "softpick", "softmax1"])
+@pytest.mark.parametrize("name", ["softplus_l1", "softpick", "exp_norm", "entmax15"])
 def test_rows_of_padding_are_finite(name: str) -> None:
     torch.manual_seed(0)
     model = llama(f"attngen:{name}")
@@ -120,7 +130,7 @@ def test_a_spec_of_ones_own(tmp_path: Path) -> None:
     assert name == "attngen:gated"
     torch.manual_seed(0)
     model = llama(name)
-    with pytest.raises(TypeError, match="gate"):
+    with pytest.raises(ValueError, match=r"'gated' needs gate \(head\), .*LlamaAttention.gate = nn.Parameter"):
         model(TOKENS)
     for layer in model.model.layers:
         layer.self_attn.gate = nn.Parameter(torch.zeros(4))

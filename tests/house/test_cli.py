@@ -1,6 +1,8 @@
 """The command line: what it prints, what it writes, and its exit codes (0 fine, 1 found, 2 used wrongly, 3 ours)."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,13 @@ def wrong(tmp_path: Path) -> Path:
     path = tmp_path / "wrong.yaml"
     path.write_text(WRONG)
     return path
+
+
+@pytest.mark.parametrize("module", ["attngen", "attngen.cli"])
+def test_as_a_module(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "frobnicate"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Usage: attngen ")
 
 
 def test_list_names_every_shipped_spec() -> None:
