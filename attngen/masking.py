@@ -64,7 +64,7 @@ def _let(root: ir.Root) -> str:
 
 
 def _zero_for_nothing(output: Expr) -> Expr:
-    """The step behind the weighted sum, but for zeros: ops leave rows alone that a mask hides, if they know the mask."""
+    """The step behind the weighted sum, but for zeros: an op that knows the mask leaves such rows alone."""
     if output == Name("o"):
         return output
     nothing = apply("eq", Reduce("csum", apply("abs", Name("o"))), number(0))
