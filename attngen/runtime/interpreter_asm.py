@@ -1,8 +1,8 @@
 """`tl.inline_asm_elementwise` in Triton's interpreter, by a table from PTX instruction to numpy function.
 
-One instruction and one output per assembly text; the packed forms (bf16x2) need nothing special, since the operands
-arrive as elements, not as pairs. The results are exact where the hardware approximates, so what an approximation costs
-shows on a GPU alone.
+A text is one instruction with one output, or a block `{ .reg ..; ..; }` of several, which may take `pack` elements at
+a time. The packed forms (bf16x2) need nothing special, since the operands arrive as elements, not as pairs. Results are
+exact where the hardware approximates, so what an approximation costs shows on a GPU alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,16 +29,21 @@ INLINE_ASM: Mapping[str, Emulation] = MappingProxyType(
         "div.full": np.divide,
         "fma.rn": lambda x, y, z: x * y + z,
         "mov": lambda x: x,
+        "add": np.add,
+        "mul": np.multiply,
+        "min": np.fmin,
+        "max": np.fmax,
     }
 )
 
 
 def emulate_inline_asm(table: Mapping[str, Emulation] = INLINE_ASM) -> None:
-    """Let assembly run whose single instruction begins with a key of `table`; other texts are a NotImplementedError."""
+    """Let assembly run whose instructions begin with keys of `table`; other texts are a NotImplementedError."""
 
-    def create_inline_asm(self: Any, text: str, constraints: str, operands: list[Any], types: Any, *rest: Any) -> Any:
+    def create_inline_asm(self: Any, text: str, _constraints: str, operands: list[Any], *rest: Any) -> Any:
+        pack: int = rest[-1]  # behind the result types and whether the text is pure
         with np.errstate(all="ignore"):
-            values = _emulation(text, table)(*map(decode, operands))
+            values = _evaluated(text, pack, table, *map(decode, operands))
         dtype = operands[0].dtype.scalar
         if is_encoded(operands[0]):
             return _Results([encode(values, dtype)])
@@ -47,13 +52,30 @@ def emulate_inline_asm(table: Mapping[str, Emulation] = INLINE_ASM) -> None:
     InterpreterBuilder.create_inline_asm = create_inline_asm
 
 
-def _emulation(text: str, table: Mapping[str, Emulation]) -> Emulation:
-    instructions = [part.strip() for part in text.split(";") if part.strip()]
+def _evaluated(text: str, pack: int, table: Mapping[str, Emulation], *operands: Array) -> Array:
+    instructions = [part.strip() for part in text.strip(" {}\n").split(";") if part.strip()]
     if len(instructions) == 1:
-        for name, function in table.items():
-            if instructions[0].startswith(name + "."):
-                return function
-    raise NotImplementedError(f"no emulation for the inline assembly {text!r}; known: {', '.join(table)}")
+        return _emulation(instructions[0], table)(*operands)
+    (operand,) = operands
+    values: dict[str, Any] = {f"${pack + n}": operand.reshape(-1, pack)[:, n] for n in range(pack)}
+    for instruction in instructions:
+        if not instruction.startswith(".reg"):
+            opcode, arguments = instruction.split(None, 1)
+            result, *sources = (name.strip() for name in arguments.split(","))
+            values[result] = _emulation(opcode, table)(*(_value(name, values) for name in sources))
+    return np.stack([values[f"${n}"] for n in range(pack)], axis=-1).reshape(operand.shape)
+
+
+def _value(name: str, values: Mapping[str, Array]) -> Array:
+    """A register's value, or that of a literal such as 0f3F800000."""
+    return np.frombuffer(bytes.fromhex(name[2:]), ">f4").astype(np.float32) if name.startswith("0f") else values[name]
+
+
+def _emulation(instruction: str, table: Mapping[str, Emulation]) -> Emulation:
+    for name, function in table.items():
+        if instruction.startswith(name + "."):
+            return function
+    raise NotImplementedError(f"no emulation for the inline assembly {instruction!r}; known: {', '.join(table)}")
 
 
 class _Results(list[Any]):

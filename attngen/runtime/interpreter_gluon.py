@@ -1,0 +1,261 @@
+"""Kernels for Hopper on the CPU: as much of Gluon as they use, on top of Triton's interpreter.
+
+Within `emulating_hopper(module)`, inside `interpreting(module)`, a module takes its kernels for Hopper on CPU tensors.
+What a program would see of asynchrony it sees here, in an order that a seed decides: a copy arrives any time after it
+was started and makes its destination unreadable until then, and a product's operands must not change while it is in
+flight. Layouts mean nothing, and registers, warps and speed are not modelled.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+import triton.language as tl
+from torch import Tensor
+from triton.runtime.interpreter import TensorHandle
+
+from attngen.runtime.hopper_schedule import Schedule
+from attngen.runtime.interpreter_precision import decode
+from attngen.runtime.replaced import replaced
+
+_TORCH = {tl.bfloat16: torch.bfloat16, tl.float16: torch.float16}
+_TRITON = {dtype: name for name, dtype in _TORCH.items()}
+
+
+class RaceError(RuntimeError):
+    """Something was read or overwritten too early."""
+
+
+@dataclass
+class Shared:
+    """Shared memory: a view of a tensor. `dirty`: where ordinary stores wrote what the copy engine may not see yet."""
+
+    data: Tensor
+    dirty: set[int]
+
+    @property
+    def dtype(self) -> Any:
+        return _TRITON[self.data.dtype]
+
+    @property
+    def shape(self) -> list[int]:
+        return list(self.data.shape)
+
+    def index(self, place: Any) -> "Shared":
+        return Shared(self.data[int(place)], self.dirty)
+
+    def reshape(self, shape: Any) -> "Shared":
+        return Shared(self.data.view([int(size) for size in shape]), self.dirty)
+
+    def permute(self, order: Any) -> "Shared":
+        return Shared(self.data.permute(*order), self.dirty)
+
+    def store(self, value: Any) -> None:
+        self.data.copy_(torch.from_numpy(decode(value.handle)))
+        self.dirty.add(self.data.data_ptr())
+
+
+@dataclass
+class Barrier:
+    """An mbarrier. `count` arrivals, and all bytes that were announced, complete a phase."""
+
+    count: int = 0
+    arrivals: int = 0
+    bytes: int = 0
+    phase: int = 0
+
+    def update(self, arrivals: int, size: int) -> None:
+        self.arrivals, self.bytes = self.arrivals + arrivals, self.bytes + size
+        if self.arrivals > self.count:
+            raise RaceError("a barrier has more arrivals than a phase of it can take")
+        if self.arrivals == self.count and self.bytes == 0:
+            self.arrivals, self.phase = 0, self.phase + 1
+
+
+@dataclass
+class Barriers:
+    """What `allocate_shared_memory` gives for barriers."""
+
+    barriers: list[Barrier]
+
+    def index(self, place: Any) -> Barrier:
+        return self.barriers[int(place)]
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """What the copy engine knows of a tensor. `block_type` is as kernels read it."""
+
+    tensor: Tensor
+    rows: int
+    layout: Any = None
+
+    @property
+    def dtype(self) -> Any:
+        return _TRITON[self.tensor.dtype]
+
+    @property
+    def block_type(self) -> Any:
+        shape = [1, 1, self.rows, self.tensor.shape[-1]]
+        return SimpleNamespace(shape=shape, nbytes=self.rows * self.tensor.shape[-1] * self.tensor.element_size())
+
+    def window(self, place: list[Any]) -> tuple[Tensor, int]:
+        """The rows of one head from a place on that exist, and how many they are."""
+        batch, head, first, column = map(int, place)
+        assert column == 0, "tiles have all columns"
+        found = self.tensor[batch, head, min(max(first, 0), self.tensor.shape[2]) : max(first + self.rows, 0)]
+        return found, found.shape[0]
+
+
+@dataclass
+class Pending:
+    """A product in flight: its operands as they were, what they are read from, and what comes out."""
+
+    operands: list[tuple[Tensor, Tensor]]
+    result: Any
+    is_done: bool = False
+
+
+class Emulation:
+    """What the kernels use of Gluon, for programs that run one after the other."""
+
+    def __init__(self, seed: int) -> None:
+        self.schedule = Schedule(seed)
+        self.flights: dict[int, list[Pending]] = {}  # by partition, in the order in which they were started
+        self.dirty: set[int] = set()
+
+    # ------------------------------------------------------------------------------------------------ barriers
+
+    def init(self, barrier: Barrier, count: int) -> None:
+        barrier.count = count
+
+    def expect(self, barrier: Barrier, size: int) -> None:
+        barrier.bytes += int(size)
+        barrier.update(1, 0)
+        self.schedule.wait()
+
+    def arrive(self, barrier: Barrier, count: int = 1) -> None:
+        barrier.update(count, 0)
+        self.schedule.wait()
+
+    def wait(self, barrier: Barrier, parity: Any) -> None:
+        self.schedule.wait(lambda: barrier.phase % 2 != int(parity))
+
+    # -------------------------------------------------------------------------------------------------- copies
+
+    def load(self, descriptor: Descriptor, place: list[Any], barrier: Barrier, destination: Shared) -> None:
+        rows, there = descriptor.window(place)
+        destination.data.fill_(float("nan"))  # until it arrives
+
+        def arrive() -> None:
+            tile = destination.data[0, 0]
+            tile[:there] = rows
+            tile[there:] = 0.0
+            barrier.update(0, -descriptor.block_type.nbytes)
+
+        self.schedule.copies.append(arrive)
+
+    def store(self, descriptor: Descriptor, place: list[Any], source: Shared) -> None:
+        if source.data.data_ptr() in source.dirty:
+            raise RaceError("the copy engine reads what it may not see yet: a fence is missing")
+        rows, there = descriptor.window(place)
+
+        def leave() -> None:
+            rows.copy_(source.data[0, 0, :there])
+
+        self.schedule.copies.append(leave)
+
+    def store_wait(self, pendings: int) -> None:
+        assert pendings == 0
+        self.schedule.wait(lambda: not self.schedule.copies)
+
+    # ------------------------------------------------------------------------------------------------ products
+
+    def product(self, a: Any, b: Shared, acc: Any, use_acc: bool = True, is_async: bool = False) -> Pending:
+        """acc + a b, in float32. `a` is a tensor of the interpreter or shared memory."""
+        left = a.data if isinstance(a, Shared) else torch.from_numpy(decode(a.handle))
+        value = left.float() @ b.data.float()
+        if use_acc:
+            value = value + torch.from_numpy(decode(acc.handle))
+        reads = [b.data, *([a.data] if isinstance(a, Shared) else [])]
+        shape = tl.block_type(tl.float32, list(value.shape))
+        result = tl.core.tensor(TensorHandle(value.numpy(), tl.float32), shape)
+        pending = Pending([(data, data.clone()) for data in reads], result)
+        self._flights().append(pending)
+        self.schedule.wait()
+        return pending
+
+    def product_wait(self, allowed: int, deps: tuple[Pending, ...]) -> Any:
+        """Wait until `allowed` products are in flight at most, the latest ones."""
+        flights = self._flights()
+        while len(flights) > allowed:
+            flight = flights.pop(0)
+            for data, before in flight.operands:
+                if not torch.equal(data.nan_to_num(7.0), before.nan_to_num(7.0)):
+                    raise RaceError("an operand changed while its product was in flight")
+            flight.is_done = True
+        if not all(pending.is_done for pending in deps):
+            raise RaceError("a product's result is used while it may be in flight")
+        return deps[0].result if len(deps) == 1 else tuple(pending.result for pending in deps)
+
+    def _flights(self) -> list[Pending]:
+        return self.flights.setdefault(self.schedule.current, [])
+
+    # ------------------------------------------------------------------------------------------------ programs
+
+    def allocate(self, dtype: Any, shape: Any, layout: Any) -> Shared | Barriers:
+        sizes = [int(size) for size in shape]
+        if dtype is tl.int64:
+            return Barriers([Barrier() for _ in range(sizes[0])])
+        return Shared(torch.full(sizes, float("nan"), dtype=_TORCH[dtype]), self.dirty)
+
+    def warp_specialize(self, partitions: list[Any], warps: list[int], registers: list[int]) -> None:
+        def body(function: Callable[..., None], arguments: tuple[Any, ...]) -> Callable[[], None]:
+            return lambda: function(*arguments)
+
+        self.schedule.run([body(*partition) for partition in partitions])
+
+    def language(self) -> Any:
+        """What stands for `gl`: Triton's own language, and beside it what knows of layouts and shared memory."""
+        return _Language(
+            allocate_shared_memory=self.allocate,
+            warp_specialize=self.warp_specialize,
+            static_range=range,
+            arange=lambda first, end, layout: tl.arange(first, end),
+            full=lambda shape, value, dtype, layout: tl.full(shape, value, dtype),
+            zeros=lambda shape, dtype, layout: tl.full(shape, 0.0, dtype),
+            convert_layout=lambda tensor, layout: tensor,
+            **dict.fromkeys(("NVMMADistributedLayout", "SliceLayout", "DotOperandLayout"), lambda *a, **k: None),
+        )
+
+    def names(self) -> dict[str, Any]:
+        """The globals of a module that are exchanged."""
+        return {
+            "gl": self.language(),
+            "mbarrier": SimpleNamespace(
+                init=self.init, expect=self.expect, arrive=self.arrive, wait=self.wait, MBarrierLayout=lambda: None
+            ),
+            "tma": SimpleNamespace(store_wait=self.store_wait),
+            "_tma_load": self.load,
+            "_tma_store": self.store,
+            "fence_async_shared": self.dirty.clear,
+            "warpgroup_mma": self.product,
+            "warpgroup_mma_wait": self.product_wait,
+            "_descriptor": Descriptor,
+            "_is_hopper": lambda: True,
+        }
+
+
+class _Language(SimpleNamespace):
+    def __getattr__(self, name: str) -> Any:
+        return getattr(tl, name)
+
+
+@contextlib.contextmanager
+def emulating_hopper(module: ModuleType, seed: int = 0) -> Iterator[None]:
+    """Within the block, which has to be inside of `interpreting(module)`, the module's kernels for Hopper run."""
+    with replaced(module, Emulation(seed).names()):
+        yield

@@ -1,0 +1,147 @@
+"""The kernels for Hopper, run on the CPU in an emulation of what they use of Gluon: numbers, masks, and the protocol.
+
+The order of copies and partitions is drawn; what a program reads too early is NaN or an error.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from attngen.catalog import read
+from attngen.pipeline import Compilation, compile_spec
+from attngen.runtime.interpreter import interpreting
+from attngen.runtime.interpreter_gluon import emulating_hopper
+from attngen.runtime.loader import load_module
+from attngen.verify.case import Case
+from attngen.verify.subject import subject_of
+from attngen.verify.tolerance import check, expect
+
+CAUSAL = Case(batch=1, kv_heads=1, group=2, n_q=150, n_k=300, d=64, d_v=64, dtype="bfloat16", is_causal=True)
+CASES = (
+    CAUSAL,
+    replace(CAUSAL, is_causal=False, n_k=520, dtype="float16"),
+    replace(CAUSAL, n_k=100, d=128, d_v=128, alignment="lower_right"),  # rows that see no key
+    replace(CAUSAL, is_causal=False, n_k=520, window=(200, 3), layout="transposed"),
+)
+
+
+@cache
+def compilation(name: str) -> Compilation:
+    spec = read(name)
+    return compile_spec(spec.text, spec.path, target="hopper")
+
+
+def error_of(built: Compilation, case: Case, seed: int = 0) -> float:
+    """The output's largest error, in units of its tolerance; infinite where it isn't a number."""
+    tested = subject_of(load_module(built), built.normalizer)
+    drawn = tested.draw(case)
+    expected = expect(tested.normalizer, drawn, case.call)
+    out = emulated(built, lambda: tested.run(drawn.operands, case.call), seed)
+    error = float((out.double() - expected.exact["out"]).abs().amax()) / expected.tolerance["out"]
+    return error if error == error else float("inf")
+
+
+def emulated(built: Compilation, call: Callable[[], Tensor], seed: int) -> Tensor:
+    module = load_module(built)
+    launches: list[None] = []
+    launch = module.launch_forward_hopper
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad(), interpreting(module), emulating_hopper(module, seed):
+        patch.setattr(module, "launch_forward_hopper", lambda *args: (launches.append(None), launch(*args))[1])
+        found = call()
+    assert launches
+    return found
+
+
+# a running maximum; shared reciprocals; positions; inputs of keys; two sums with one maximum; a polynomial
+@pytest.mark.parametrize("case", CASES, ids=Case.to_json)
+@pytest.mark.parametrize("name", ["softmax", "sigmoid", "alibi", "forgetting", "retention"])
+def test_output(name: str, case: Case) -> None:
+    assert error_of(compilation(name), case) <= 1
+
+
+def test_output_where_float16_is_left_to_the_others() -> None:
+    assert error_of(compilation("softplus_l1"), CAUSAL) <= 1
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_no_order_of_events_changes_the_output(seed: int) -> None:
+    assert error_of(compilation("softmax"), replace(CAUSAL, n_k=900, is_causal=False), seed) <= 1
+
+
+def test_what_is_saved_serves_the_backward() -> None:
+    built = compilation("softmax")
+    module = load_module(built)
+    tested, case = subject_of(module, built.normalizer), replace(CAUSAL, n_q=70, n_k=70)
+    drawn = tested.draw(case)
+    with interpreting(module), emulating_hopper(module):
+        check(tested.results(drawn, case.call), expect(tested.normalizer, drawn, case.call))
+
+
+# What the protocol needs, and the kernel without it.
+MUTANTS = {
+    "keys are overwritten": ("mbarrier.wait(k_empty.index(slot), parity ^ 1)", "pass"),
+    "values are overwritten": ("mbarrier.wait(v_empty.index(slot), parity ^ 1)", "pass"),
+    "keys are not there": ("mbarrier.wait(k_full.index(slot), (tile // SLOTS) & 1)", "pass"),
+    "values are not there": ("mbarrier.wait(v_full.index(slot), (tile // SLOTS) & 1)", "pass"),
+    "queries are not there": ("mbarrier.wait(q_full.index(CONSUMER), 0)", "pass"),
+    "a slot is never empty": ("mbarrier.arrive(v_empty.index((tile - 1) % SLOTS), count=1)", "pass"),
+    "the parity is wrong": ("parity = (tile // SLOTS) & 1", "parity = tile & 1"),
+    "one consumer suffices": ("v_empty = _barriers(SLOTS, CONSUMERS)", "v_empty = _barriers(SLOTS, 1)"),
+    "the output is not seen": ("    fence_async_shared()\n    _tma_store", "    _tma_store"),
+    "a product is not awaited": ("acc = warpgroup_mma_wait(0, deps=(acc_next,))", "acc = acc_next.result"),
+}
+
+
+@pytest.mark.parametrize("mistake", MUTANTS)
+def test_mistakes_in_the_protocol_show(mistake: str) -> None:
+    built, (right, wrong) = compilation("softmax"), MUTANTS[mistake]
+    assert built.source.count(right) == 1
+    mutant, case = replace(built, source=built.source.replace(right, wrong)), replace(CAUSAL, n_k=900, is_causal=False)
+
+    def shows(seed: int) -> bool:
+        try:
+            return error_of(mutant, case, seed) > 1
+        except Exception as error:
+            return "RaceError" in str(error) or "DeadlockError" in str(error)
+
+    assert any(map(shows, range(5)))
+
+
+# -------------------------------------------------------------------------------------------------- spellings
+
+
+@triton.jit
+def applied(x_ptr, y_ptr, FUNCTION: tl.constexpr, SIZE: tl.constexpr):
+    places = tl.arange(0, SIZE)
+    tl.store(y_ptr + places, FUNCTION(tl.load(x_ptr + places)))
+
+
+def values(name: str, function: str, x: Tensor, *more: int) -> Tensor:
+    """A device function of a module on each element."""
+    module, y = load_module(compilation(name)), torch.empty_like(x)
+    with interpreting(module, sys.modules[__name__]):
+        device_function = getattr(module, function)
+        applied[(1,)](x, y, lambda x: device_function(x, *more), x.numel())
+    return y
+
+
+@pytest.mark.parametrize(("shared", "largest"), [(2, 62.0), (4, 31.0)])
+def test_shared_reciprocals_are_as_good_as_their_own(shared: int, largest: float) -> None:
+    x = torch.linspace(-140.0, largest, 4096)[torch.randperm(4096)]
+    found = values("sigmoid", "_logistic2_shared", x, shared)
+    torch.testing.assert_close(found.double(), 1 / (1 + torch.exp2(x.double())), rtol=1e-6, atol=0)
+    least = values("sigmoid", "_logistic2_shared", torch.full((16,), 1e4), shared)
+    torch.testing.assert_close(least, torch.full((16,), 2.0**-largest))
+
+
+def test_the_short_softplus_is_good_to_16_bits() -> None:
+    x = torch.linspace(-80.0, 80.0, 4096)
+    found = values("softplus_l1", "_softplus_short", x)
+    torch.testing.assert_close(found.double(), torch.nn.functional.softplus(x.double()), rtol=1.2e-5, atol=1e-30)
