@@ -41,35 +41,49 @@ class Operands:
     inputs: Mapping[str, Tensor | float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """What an evaluation does beside evaluating.
+
+    With `hold_statistics`, the reductions count as constants in the gradient: what is left is the direct part of it.
+    With `errors`, a seed, every operation errs as one in float32 may: see Note [Errors of operations].
+    """
+
+    hold_statistics: bool = False
+    errors: int | None = None
+
+
+PLAINLY = Manner()
+
+
 def attention(
-    normalizer: ir.Normalizer, operands: Operands, call: Call, dtype: torch.dtype, *, hold_statistics: bool = False
+    normalizer: ir.Normalizer, operands: Operands, call: Call, dtype: torch.dtype, manner: Manner = PLAINLY
 ) -> Tensor:
     """The output of sum_j w_ij v_j, shape (B, Hq, Nq, Dv), in `dtype`, differentiable in every operand.
 
-    With `hold_statistics`, the reductions count as constants in the gradient: what is left is the direct part of it.
     Rows that see no key give zeros. The result is not finite where the formula is not, on keys that the row sees.
     """
-    weight = weights(normalizer, operands, call, dtype, hold_statistics=hold_statistics)
+    weight = weights(normalizer, operands, call, dtype, manner)
     weighted = weight @ _per_query_head(operands.value.to(dtype), operands)
-    return output(normalizer, replace(operands, value=weighted), call, hold_statistics=hold_statistics)
+    return output(normalizer, replace(operands, value=weighted), call, manner)
 
 
 def weights(
-    normalizer: ir.Normalizer, operands: Operands, call: Call, dtype: torch.dtype, *, hold_statistics: bool = False
+    normalizer: ir.Normalizer, operands: Operands, call: Call, dtype: torch.dtype, manner: Manner = PLAINLY
 ) -> Tensor:
     """The weights w, shape (B, Hq, Nq, Nk), zero where the row doesn't see the key."""
     n_q, n_k = operands.query.shape[2], operands.key.shape[2]
     seen = visible(call, n_q, n_k).to(operands.query.device)
     rows = seen.any(-1).nonzero()[:, 0]
     view = _View(operands, call, dtype, rows, seen[rows])
-    evaluation = _Evaluation(view.names(normalizer), view.seen, dtype, hold_statistics)
+    evaluation = _Evaluation(view.names(normalizer), view.seen, dtype, manner)
     evaluation.values[ir.Name("s")] = evaluation.value(normalizer.score)
     weight = evaluation.on_seen(evaluation.value(normalizer.weights), 0.0)
     full = weight.new_zeros(*operands.query.shape[:3], n_k)
     return full.index_copy(2, rows, weight.expand(*full.shape[:2], *view.seen.shape))
 
 
-def output(normalizer: ir.Normalizer, operands: Operands, call: Call, *, hold_statistics: bool = False) -> Tensor:
+def output(normalizer: ir.Normalizer, operands: Operands, call: Call, manner: Manner = PLAINLY) -> Tensor:
     """The output formula of weighted sums, which are the `value` of `operands`, shape (B, Hq, Nq, Dv), in their dtype.
 
     Rows that see no key stay zero: the formula, which may be infinite at zero, isn't evaluated for them.
@@ -81,7 +95,7 @@ def output(normalizer: ir.Normalizer, operands: Operands, call: Call, *, hold_st
     rows = seen.any(-1).nonzero()[:, 0]
     view = _View(operands, call, weighted.dtype, rows, seen[rows])
     names = view.row_names(normalizer) | {ir.Name("o"): weighted.index_select(2, rows)}
-    result = _Evaluation(names, view.seen, weighted.dtype, hold_statistics).value(normalizer.output)
+    result = _Evaluation(names, view.seen, weighted.dtype, manner).value(normalizer.output)
     return torch.zeros_like(weighted).index_copy(2, rows, result.to(weighted.dtype).expand_as(names[ir.Name("o")]))
 
 
@@ -116,7 +130,7 @@ def default_of(source: ir.Input, operands: Operands) -> float:
         ir.Name(n): torch.tensor(x, dtype=torch.float64) for n, x in _sizes(operands).items()
     }
     one_pair = torch.ones(1, 1, dtype=torch.bool)
-    return float(_Evaluation(sizes, one_pair, torch.float64, False).value(source.default))
+    return float(_Evaluation(sizes, one_pair, torch.float64, PLAINLY).value(source.default))
 
 
 def _sizes(operands: Operands) -> dict[str, float]:
@@ -217,17 +231,37 @@ _VARIADIC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }  # fmt: skip
 
 
+# Note [Errors of operations]
+# Where terms cancel exactly, as in a * softmax(s) + (1 - a) * softmax(t * s) for t = 1, the gradient by a is zero in
+# float64, and plain torch may be exact by luck. An op computes the terms in its own way. So every operation may err
+# by a unit in the last place of float32, and a statistic, which ops save as the logarithm of a sum of exponentials,
+# by 1 + S of them, S being the row's largest score.
+
+
 class _Evaluation:
     """Evaluates formulas over the pairs of a view, each distinct subformula once."""
 
-    def __init__(self, values: dict[ir.Expr, Tensor], seen: Tensor, dtype: torch.dtype, hold_statistics: bool) -> None:
-        self.values, self.seen, self.dtype, self.hold_statistics = values, seen, dtype, hold_statistics
+    def __init__(self, values: dict[ir.Expr, Tensor], seen: Tensor, dtype: torch.dtype, manner: Manner) -> None:
+        self.values, self.seen, self.dtype, self.manner = values, seen, dtype, manner
         self.exact: _Evaluation | None = None
+        self.random = None if manner.errors is None else torch.Generator().manual_seed(manner.errors)
 
     def value(self, expr: ir.Expr) -> Tensor:
         if expr not in self.values:
-            self.values[expr] = self._settled(self._computed(expr))
+            value = self._settled(self._computed(expr))
+            self.values[expr] = value if self.random is None else self._erring(expr, value, self.random)
         return self.values[expr]
+
+    def _erring(self, expr: ir.Expr, value: Tensor, random: torch.Generator) -> Tensor:
+        """See Note [Errors of operations]."""
+        if value.dim() == 0 or not value.is_floating_point():
+            return value
+        size: Tensor | float = torch.finfo(torch.float32).eps
+        score = self.values.get(ir.Name("s"))
+        if isinstance(expr, ir.Reduce | ir.Root) and score is not None:
+            size = size * (1 + self.on_seen(score, 0.0).detach().abs().amax(-1, keepdim=True))
+        sign = torch.randint(2, value.shape, generator=random, dtype=torch.float64) * 2 - 1
+        return value * (1 + size * sign.to(value.device))
 
     def on_seen(self, pairs: Tensor, elsewhere: float) -> Tensor:
         return torch.where(self.seen, pairs.to(self.dtype), elsewhere)
@@ -244,7 +278,7 @@ class _Evaluation:
                 return _OPERATIONS[op](*map(self.value, args))
             case ir.Reduce() | ir.Root():
                 statistic = self._reduced(expr) if isinstance(expr, ir.Reduce) else self._root(expr)
-                return statistic.detach() if self.hold_statistics else statistic
+                return statistic.detach() if self.manner.hold_statistics else statistic
 
     def _reduced(self, expr: ir.Reduce) -> Tensor:
         count = self.seen.sum(-1, keepdim=True).to(self.dtype)
@@ -270,7 +304,7 @@ class _Evaluation:
 
         def residual(at: Tensor) -> Tensor:
             values = {**exact.values, ir.Name(expr.variable): at}
-            return _Evaluation(values, exact.seen, exact.dtype, exact.hold_statistics).value(expr.residual)
+            return _Evaluation(values, exact.seen, exact.dtype, replace(exact.manner, errors=None)).value(expr.residual)
 
         return root(residual, exact.value(expr.low), exact.value(expr.high))
 
@@ -282,7 +316,7 @@ class _Evaluation:
             named: dict[ir.Expr, Tensor] = {
                 name: value.double() for name, value in self.values.items() if isinstance(name, ir.Name)
             }
-            self.exact = _Evaluation(named, self.seen, torch.float64, self.hold_statistics)
+            self.exact = _Evaluation(named, self.seen, torch.float64, self.manner)
         return self.exact
 
     def _settled(self, value: Tensor) -> Tensor:

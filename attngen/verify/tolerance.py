@@ -3,11 +3,12 @@
     tolerance(x) = 2 * max(E_plain(x), E_moved(x)) + 2 * eps * max|x| + 2 * eps32 * (1 + S) * M(x)
 
 E_plain is the largest error of the same written-out formula in plain torch in the case's dtype (the field's rule).
-E_moved is the largest change of the float64 result when every element of the operands moves by a rounding, up or down
-(Note [Luck]). eps is the dtype's and pays for the rounding of the result. The last term pays for what ops do in
-float32, whatever the dtype: M is the size of the terms that make up x, so that a result that cancels to zero is excused
-the rounding of its terms, and S is the largest score: exp makes the absolute error of a score, S * eps32, the relative
-error of a weight, and a saved log-sum-exp carries it even where the weight does not depend on the score.
+E_moved is the largest change of the float64 result when every element of the operands moves by a rounding, up or down,
+and every operation errs by one of float32 (Note [Luck]). eps is the dtype's and pays for the rounding of the result.
+The last term pays for what ops do in float32, whatever the dtype: M is the size of the terms that make up x, so that a
+result that cancels to zero is excused the rounding of its terms, and S is the largest score: exp makes the absolute
+error of a score, S * eps32, the relative error of a weight, and a saved log-sum-exp carries it even where the weight
+does not depend on the score.
 A result is a mapping from `out`, `grad query`, `grad key`, `grad value` and `grad NAME` to tensors.
 """
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from attngen import ir
 from attngen.verify.draw import Drawn
-from attngen.verify.reference import Call, Operands, attention, output, weights
+from attngen.verify.reference import PLAINLY, Call, Manner, Operands, attention, output, weights
 
 Results = dict[str, Tensor]
 Run = Callable[[Operands, Call], Tensor]
@@ -48,10 +49,10 @@ def expect(normalizer: ir.Normalizer, drawn: Drawn, call: Call) -> Expectation:
     exact = reference_results(normalizer, drawn, call, torch.float64)
     others = [reference_results(normalizer, drawn, call, dtype)]
     direct = _direct(normalizer, drawn, call)
-    for moved in _moved(drawn):
-        whole = reference_results(normalizer, moved, call, torch.float64)
+    for errors, moved in enumerate(_moved(drawn)):
+        whole = reference_results(normalizer, moved, call, torch.float64, Manner(errors=errors))
         _check_finite(whole, dtype)
-        through_statistics = _difference(whole, _direct(normalizer, moved, call))
+        through_statistics = _difference(whole, _direct(normalizer, moved, call, errors))
         others += [whole, {name: direct[name] + x for name, x in through_statistics.items()}]
     _check_finite(exact, dtype)
     terms, score = _terms(normalizer, drawn, call), _largest_score(normalizer, drawn, call)
@@ -140,7 +141,7 @@ def _turned_back(normalizer: ir.Normalizer, drawn: Drawn, call: Call) -> Tensor:
     summed = attention(plain, drawn.operands, call, torch.float64).detach().requires_grad_()
     parts = []
     for hold in (True, False):
-        result = output(normalizer, replace(drawn.operands, value=summed), call, hold_statistics=hold)
+        result = output(normalizer, replace(drawn.operands, value=summed), call, Manner(hold_statistics=hold))
         for upstream in (drawn.grad_out.double(), drawn.grad_out.double().abs()):
             (grad,) = _gradients(result, [summed], upstream)
             parts.append(torch.zeros_like(summed) if grad is None else grad)
@@ -176,19 +177,19 @@ def _largest_score(normalizer: ir.Normalizer, drawn: Drawn, call: Call) -> float
 
 
 def reference_results(
-    normalizer: ir.Normalizer, drawn: Drawn, call: Call, dtype: torch.dtype, *, hold_statistics: bool = False
+    normalizer: ir.Normalizer, drawn: Drawn, call: Call, dtype: torch.dtype, manner: Manner = PLAINLY
 ) -> Results:
     """The written-out formula in `dtype` and its gradients by autograd."""
 
     def run(operands: Operands, call: Call) -> Tensor:
-        return attention(normalizer, operands, call, dtype, hold_statistics=hold_statistics)
+        return attention(normalizer, operands, call, dtype, manner)
 
     return results(run, drawn, call, differentiable(normalizer))
 
 
-def _direct(normalizer: ir.Normalizer, drawn: Drawn, call: Call) -> Results:
+def _direct(normalizer: ir.Normalizer, drawn: Drawn, call: Call, errors: int | None = None) -> Results:
     """Output and gradients as if the row statistics were constants."""
-    return reference_results(normalizer, drawn, call, torch.float64, hold_statistics=True)
+    return reference_results(normalizer, drawn, call, torch.float64, Manner(hold_statistics=True, errors=errors))
 
 
 def _difference(one: Results, other: Results) -> Results:

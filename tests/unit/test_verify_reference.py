@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attngen.verify.reference import Call, Operands, attention, visible, weights
+from attngen.verify.reference import Call, Manner, Operands, attention, visible, weights
 from tests.unit.verify_ops import SIGMOID, SOFTMAX, normalizer
 
 F64 = torch.float64
@@ -195,7 +195,7 @@ def test_held_statistics_leave_the_direct_gradient() -> None:
     query, key, value = tensors().query, tensors().key, tensors().value
     query.requires_grad_()
     formula = normalizer(spec("s / sum(s ** 2)"))
-    held = attention(formula, Operands(query, key, value), Call(), F64, hold_statistics=True)
+    held = attention(formula, Operands(query, key, value), Call(), F64, Manner(hold_statistics=True))
     s = scores(Operands(query, key, value))
     direct = (s / (s**2).sum(-1, keepdim=True).detach()) @ value.repeat_interleave(2, 1)
     torch.testing.assert_close(*(torch.autograd.grad(x.sum(), query)[0] for x in (held, direct)))
