@@ -48,13 +48,13 @@ def _difference(execution: Execution, truth: OnCase) -> Difference | str | None:
 
 
 def _ordinary(formula: Formula, plan: OpPlan, random: Random) -> OnCase | None:
-    """The first case without an overflow, or else the first on which the weights are finite."""
+    """The first case that is telling, or else the first on which the weights are finite."""
     finite = None
     for attempt in range(_ATTEMPTS):
         truth = OnCase(formula, draw(plan.normalizer.inputs, random, attempt))
         if truth.is_finite():
             finite = finite or truth
-            if truth.is_tame:
+            if truth.is_telling:
                 return truth
     return finite
 
@@ -62,6 +62,6 @@ def _ordinary(formula: Formula, plan: OpPlan, random: Random) -> OnCase | None:
 def _large(formula: Formula, plan: OpPlan, random: Random) -> OnCase | None:
     for magnitude in _MAGNITUDES:
         truth = OnCase(formula, draw(plan.normalizer.inputs, random, 0, magnitude))
-        if truth.is_finite() and truth.is_tame:
+        if truth.is_finite() and truth.is_telling:
             return truth
     return None

@@ -10,6 +10,7 @@ from attngen.selfcheck.formula import OnCase
 
 _VALUE = 1e-9  # tolerance of outputs and weights, relative to the largest weight
 _NOISE = 10  # and so many times what errors of `evaluate.JITTER` change
+_UNDERFLOW = 1e-290  # numbers this small have lost digits
 _GRADIENT = 1e-6  # tolerance of gradients, relative to their scale
 
 
@@ -64,7 +65,7 @@ def _in_proportion(found: list[float], wanted: list[float]) -> list[float]:
 
 def _differ(found: float, wanted: float, tolerance: float) -> bool:
     """NaN differs from everything; a tolerance that is NaN forgives everything."""
-    return not (abs(found - wanted) <= tolerance or tolerance != tolerance)
+    return not (abs(found - wanted) <= tolerance + _UNDERFLOW or tolerance != tolerance)
 
 
 def _gradients_differ(inputs: tuple[Input, ...], truth: OnCase, gradients: list[RowGradients]) -> Difference | None:

@@ -16,6 +16,7 @@ from attngen.selfcheck.evaluate import Evaluation, program
 
 _STEP = 1e-4
 _AGREEMENT = 1e-4  # of the two central differences, relative to the scale of the gradient
+_NOISE = 1e-8  # what jitter may change of a row that is to be telling, relative to its largest number
 _KINK = 2e-2  # change of slope over one step, relative to it
 
 
@@ -70,6 +71,15 @@ class OnCase:
         output = self.formula.output(self.case, row, held, weights)
         self.is_tame &= not held.overflowed
         return _largest_change(weights, self.base[row]), _largest_change(output, self.outputs[row])
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether nothing overflows, and rounding leaves digits of the largest weight and output of each row.
+
+        Others say little of a plan: where p is nearly one, 1 - p is the rounding of p.
+        """
+        found = (*zip(self.noise, self.base, strict=True), *zip(self.output_noise, self.outputs, strict=True))
+        return self.is_tame and all(noise <= _NOISE * max(map(abs, values)) for noise, values in found)
 
     def is_finite(self) -> bool:
         return all(math.isfinite(x) for row in (*self.base, *self.outputs) for x in row)

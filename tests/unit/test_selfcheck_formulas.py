@@ -47,6 +47,7 @@ SINGLE_PASS = {
     "log-softmax": spec("s - log(sum(exp(s)))"),
     "detached parts": spec("p * detach(1 + sum(p ** 2)) + s * detach(p)", p=SOFTMAX),
     "detached score": spec("sigmoid(s)", score="scale * qk + detach(scale * qk) ** 2"),
+    "high power of a score": spec("amin(exp(s ** 9)) ** 2"),
     "soft cap": spec("exp(s) / (1 + sum(exp(s)))", score="30 * tanh(scale * qk / 30)"),
 }
 STAGED = {
@@ -60,6 +61,8 @@ STAGED = {
     "above the mean": spec("max(s, mean(s)) / n"),
     "scaled by the maximum": spec("exp(t) / sum(exp(t))", m="amax(abs(s))", t="s / (m + 1)"),
     "moments": spec("sigmoid(s * k)", m="mean(s)", v="mean((s - m) ** 2)", k="mean((s - m) ** 4) / (v + 1) ** 2"),
+    "odds": spec("q / sum(q)", p=SOFTMAX, q="p * (1 - p)"),
+    "surprise": spec("q / sum(q)", p=SOFTMAX, q="p * log(p)"),
     "three stages": spec("e / sum(e)", a=SOFTMAX, b="relu(a - 0.1)", c="b / (sum(b) + 0.01)", e="exp(c)"),
     "extremum of an extremum": spec("a * m / (1 + abs(m))", a="amin(s)", m="amax(silu(a * s))"),
     "high power": spec("r / sum(r)", a="softplus(s) / sum(softplus(s))", r="relu(n * a - 0.5) ** 15"),

@@ -27,6 +27,7 @@ STAGED = "name: t\nlet:\n  a: softplus(s) / sum(softplus(s))\n  r: relu(n * a - 
 EXTREMA = "name: t\nweights: softplus(s) * (1 + amin(s)) / amax(softplus(s))\n"
 POWER = "name: t\nweights: relu(s) ** 6 / sum(relu(s) ** 6)\n"
 TWO = "name: t\nweights: exp(s) / sum(exp(s)) + exp(3 * s) / sum(exp(3 * s))\n"
+SURPRISE = "name: t\nlet:\n  p: exp(s) / sum(exp(s))\n  q: p * log(p)\nweights: q / sum(q)\n"
 DETACHED = "name: t\nweights: s * detach(s) + detach(sigmoid(s))\n"
 LEVEL = "name: t\ninputs:\n  beta: {shape: [query]}\nweights: relu(s) / (1 + sum(relu(s))) + beta\n"
 
@@ -103,6 +104,7 @@ MUTANTS: dict[str, tuple[str, Path, Callable[[Any], Any], str]] = {
     "row sum": (AFFINE, ("row_gradients", 0, "sums", 0, "body"), slightly_larger, "gradient of alpha"),
     "key gradient": (AFFINE, ("key_gradients", 0, "value"), slightly_larger, "gradient of beta at key"),
     "pair gradient": (AFFINE, ("pair_gradients", 0, "value"), negative, "gradient of gamma at key"),
+    "dqk of what large scores make noise of": (SURPRISE, (*BACKWARD, "dqk"), slightly_larger, "gradient of qk"),
     "missing gradient": (AFFINE, ("key_gradients",), lambda _: (), "gradient of beta"),
     "statistic not saved": (SOFTMAX, ("saved_rows",), dropped, "isn't known"),
     "delta not handed over": (SOFTMAX, ("handed_over",), dropped, "isn't known"),
