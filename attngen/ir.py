@@ -71,6 +71,13 @@ class Apply:
     op: str
     args: tuple["Expr", ...]
     span: Span | None = field(default=None, compare=False, repr=False)
+    hash: int = field(init=False, compare=False, repr=False)  # kept, since formulas are deep and keys of many tables
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hash", hash((self.op, self.args)))
+
+    def __hash__(self) -> int:
+        return self.hash
 
 
 @dataclass(frozen=True, slots=True)

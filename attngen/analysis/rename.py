@@ -54,6 +54,6 @@ def _renamed(node: T, names: dict[str, str]) -> T:
     if isinstance(node, tuple):
         return tuple(_renamed(child, names) for child in node)  # type: ignore[return-value]
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
-        changed = {f.name: _renamed(getattr(node, f.name), names) for f in dataclasses.fields(node)}
+        changed = {f.name: _renamed(getattr(node, f.name), names) for f in dataclasses.fields(node) if f.init}
         return dataclasses.replace(node, **changed)
     return node

@@ -66,6 +66,7 @@ class _Arrangement:
     known: dict[Expr, Name] = field(default_factory=dict)
     uses: Counter[Expr] = field(default_factory=Counter)
     cache: dict[Expr, Place] = field(default_factory=dict)
+    grouped: dict[Expr, Expr] = field(default_factory=dict)
 
     def place(self, expr: Expr) -> Place:
         if isinstance(expr, Name):
@@ -106,6 +107,12 @@ def lowered(expr: Expr, lower: Callable[[Expr], Expr]) -> Expr:
 
 def _grouped(expr: Expr, state: _Arrangement) -> Expr:
     """Sums and products with their operands grouped by place, the ones that change least first."""
+    if expr not in state.grouped:  # formulas repeat their parts
+        state.grouped[expr] = _regrouped(expr, state)
+    return state.grouped[expr]
+
+
+def _regrouped(expr: Expr, state: _Arrangement) -> Expr:
     if isinstance(expr, Apply) and expr.op in ("add", "sub", "neg"):
         return _grouped_sum(expr, state)
     if isinstance(expr, Apply) and expr.op in ("mul", "div"):
