@@ -12,12 +12,8 @@ from attngen.runtime.loader import load_module
 def build_native(compilations: Iterable[Compilation]) -> None:
     """Compile the native kernels, ahead of their first use."""
     for compilation in compilations:
-        build_native = getattr(load_module(compilation), "build_native", None)
-        if build_native is None:
-            click.echo(f"{compilation.normalizer.name} has no native kernels: plain torch serves CPUs")
-            continue
         try:
-            click.echo(f"{build_native()} is built")
+            click.echo(f"{load_module(compilation).build_native()} is built")
         except RuntimeError as error:
             raise click.ClickException(str(error)) from None
 

@@ -1,11 +1,21 @@
-"""Options that all tests share."""
+"""Options that all tests share, and which path serves CPUs in them."""
+
+import os
 
 import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all-native", action="store_true", help="build the native kernels of every shipped spec")
+    parser.addoption("--all-native", action="store_true", help="native kernels serve all tests; they are built")
     parser.addoption("--update-golden", action="store_true", help="write what golden tests get as what they expect")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Plain torch serves CPUs: building the native kernels of every op would take longer than the tests.
+
+    Tests of the native kernels, in `tests/cpu`, say so.
+    """
+    os.environ.setdefault("ATTNGEN_CPU", "native" if config.getoption("--all-native") else "portable")
 
 
 @pytest.fixture

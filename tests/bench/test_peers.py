@@ -185,6 +185,7 @@ def test_a_backend_that_is_not_there_is_a_failure_with_its_message() -> None:
 
 def test_the_two_paths_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """An op that has both is timed on both, forward and backward, with the variable set for as long as it runs."""
+    monkeypatch.delenv("ATTNGEN_CPU", raising=False)
     seen: list[str | None] = []
     right = written_out(task("softmax"))
     given = task("softmax", "backward")
