@@ -55,13 +55,15 @@ class Task:
 class Attention:
     """An attention ready to be timed. `note` says what a reader of the figure has to know.
 
-    `environment` holds variables of the process that are set while it runs, in either direction.
+    `environment` holds variables of the process that are set while it runs, in either direction. A yardstick computes
+    something else, which the time is set against; it has no error.
     """
 
     attend: Attend
     layout: Layout = "bhnd"
     note: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    is_yardstick: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,9 @@ def peers_for(device: str, quick: bool) -> tuple[Peer, ...]:
         return (
             *ours,
             *paths,
+            Peer(f"{OURS}, all keys", _ours_unmasked),
             Peer("SDPA", partial(_sdpa, None)),
+            Peer("SDPA of softmax", _sdpa_of_softmax),
             Peer("FlexAttention", partial(flex, {}, None)),
             *written,
         )
@@ -52,6 +54,12 @@ _SDPA = {"cuDNN": "CUDNN_ATTENTION", "flash": "FLASH_ATTENTION", "efficient": "E
 def _ours(task: Task) -> Attention:
     inputs, is_causal = task.drawn.operands.inputs, task.cell.case.is_causal
     return Attention(lambda q, k, v: task.op(q, k, v, **inputs, is_causal=is_causal), note=_path(task))
+
+
+def _ours_unmasked(task: Task) -> Attention:
+    need(task.cell.case.is_causal, "all keys are seen anyway")
+    inputs = task.drawn.operands.inputs
+    return Attention(lambda q, k, v: task.op(q, k, v, **inputs), note="without the mask", is_yardstick=True)
 
 
 def _path(task: Task) -> str:
@@ -100,6 +108,10 @@ def _softmax_only(task: Task) -> None:
 
 def _sdpa(backend: SDPBackend | None, task: Task) -> Attention:
     _softmax_only(task)
+    return _scaled_dot_product(backend, task)
+
+
+def _scaled_dot_product(backend: SDPBackend | None, task: Task) -> Attention:
     case = task.cell.case
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -111,6 +123,11 @@ def _sdpa(backend: SDPBackend | None, task: Task) -> Attention:
             return attend(query, key, value)
 
     return Attention(attend if backend is None else on_backend)
+
+
+def _sdpa_of_softmax(task: Task) -> Attention:
+    need(task.formula != "softmax", "that is SDPA")
+    return replace(_scaled_dot_product(None, task), note="another formula", is_yardstick=True)
 
 
 def installed(module: str, name: str) -> Callable[..., Any]:
