@@ -1805,8 +1805,8 @@ def _native() -> Any:
     return library
 
 
-# Which kernels serve CPUs: "native" or "portable".
-_CPU = "portable"
+# What serves CPUs, "native" kernels or "portable" torch, unless the environment's ATTNGEN_CPU says it.
+_CPU = "native"
 
 
 def _on_native(tensor: Tensor) -> bool:
