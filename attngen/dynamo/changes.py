@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import fx
 
-from attngen.dynamo.nodes import LAYOUT, MODES, NotLifted, mutates, name_of
+from attngen.dynamo.nodes import IN_PLACE_OPERATORS, LAYOUT, MODES, NotLifted, mutates, name_of
 
 _NEW = {
     "zeros", "ones", "empty", "full", "zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones",
@@ -38,6 +38,29 @@ def check_unchanged(bounds: tuple[fx.Node, fx.Node], readers: Iterable[fx.Node],
                 raise NotLifted(f"'{change}' ({name_of(change)}) changes a tensor in place")
     if modes and any(name_of(node) in MODES for node in between):
         raise NotLifted("the gradient or autocast mode changes in between")
+
+
+def changed_later(node: fx.Node, after: fx.Node) -> bool:
+    """Whether something behind `after` may write to the node's memory, which a backward may still read."""
+    later = after
+    while (later := later.next).op != "output":
+        if mutates(later) and node in _owners(later):
+            return True
+    return False
+
+
+def _owners(change: fx.Node) -> set[fx.Node]:
+    """The nodes whose memory the change may go to."""
+    name = name_of(change)
+    in_place = change.args and "out" not in change.kwargs and (name.endswith("_") or name in IN_PLACE_OPERATORS)
+    todo = [n for n in change.args[:1] if isinstance(n, fx.Node)] if in_place else list(change.all_input_nodes)
+    found = set(todo)
+    while todo:
+        node = todo.pop()
+        above = [] if _makes_new(node) else [n for n in node.all_input_nodes if n not in found]
+        found.update(above)
+        todo += above
+    return found
 
 
 def is_changed(node: fx.Node) -> bool:

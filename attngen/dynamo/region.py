@@ -11,7 +11,7 @@ from torch import fx
 
 from attngen.dynamo.changes import check_unchanged, in_order
 from attngen.dynamo.contraction import is_contraction, operands, read
-from attngen.dynamo.nodes import LAYOUT, NotAttention, NotLifted, is_zero, name_of
+from attngen.dynamo.nodes import LAYOUT, NotAttention, NotLifted, is_zero, mutates, name_of
 
 _BARRIERS = {"linear", "addmm", "conv1d", "conv2d", "embedding", "scaled_dot_product_attention"}
 _TAIL = {"truediv", "div", "divide", "true_divide", "mul", "multiply"}
@@ -122,7 +122,10 @@ def _check(nodes: tuple[fx.Node, ...], end: fx.Node) -> None:
     if any(is_contraction(node) or name_of(node) in _BARRIERS for node in nodes[1:] if not _is_second(node, nodes)):
         raise NotAttention("another product in between")
     for node in nodes:
-        if node is not end and any(user not in inside for user in node.users):
+        outside = [user for user in node.users if user not in inside]
+        if node is not end and any(mutates(user) for user in outside):
+            raise NotLifted(f"'{node}' ({name_of(node)}) is changed in place")
+        if node is not end and outside:
             raise NotLifted(f"'{node}' ({name_of(node)}) is used elsewhere")
         if name_of(node) == "dropout" and _drops(node):
             raise NotLifted("dropout in training")

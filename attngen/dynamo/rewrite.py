@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses import FakeTensor
 
+from attngen.dynamo.changes import changed_later
 from attngen.dynamo.layout import Atom, Dims, steps_to
 from attngen.dynamo.lifted import Lifted
 from attngen.dynamo.nodes import Hints, NotLifted, tensor_of, value_of
@@ -46,6 +47,15 @@ def check_sizes(lifted: Lifted) -> None:
             raise NotLifted("operands that are not floating-point")
 
 
+def _check_saved(region: Region, lifted: Lifted) -> None:
+    """Raise NotLifted if what the op keeps for its backward is changed before that."""
+    geometry = lifted.geometry
+    kept = [*region.leaves, *(operand.node for operand in (geometry.query, geometry.key, geometry.value))]
+    for node in kept if tensor_of(region.end).requires_grad else ():
+        if changed_later(node, region.end):
+            raise NotLifted(f"'{node}' is changed in place before the backward reads it")
+
+
 def replace(
     region: Region, lifted: Lifted, version: Version, attention: Callable[..., Any], static: set[str]
 ) -> fx.Node:
@@ -55,6 +65,7 @@ def replace(
         return atom.size if atom.name in static else -1
 
     graph = region.end.graph
+    _check_saved(region, lifted)
     before = set(graph.nodes)
     try:
         with graph.inserting_before(region.end):
@@ -103,6 +114,8 @@ def _call(
     arguments: dict[str, Any] = {name: _input(builder, region, lifted, place) for name, place in version.inputs}
     arguments |= _mask(version) | {"scale": version.scale}
     out = builder.graph.call_function(attention, tuple(tensors), arguments)
+    if tensor_of(region.end).requires_grad and changed_later(region.end, region.end):
+        out = builder.graph.call_method("clone", (out,))  # the op keeps its output for the backward
     have, want = _autocast(dtype, tensor_of(region.end)), tensor_of(region.end).dtype
     return builder.cast(builder.arranged(out, geometry.output_dims, geometry.output), have, want)
 

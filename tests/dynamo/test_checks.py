@@ -188,3 +188,24 @@ def test_slopes_on_bounds(function: Callable[[Tensor], Tensor]) -> None:
 
     q, k, v = tensors()
     assert len(compiled_like_eager(model, torch.zeros_like(q), k, v).replaced) == 1
+
+
+def test_an_output_that_is_changed_in_place() -> None:
+    """The fused op keeps its output for the backward, which a plain product doesn't."""
+
+    def model(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = scores(q, k).softmax(-1) @ v
+        out.transpose(1, 2).mul_(2)
+        return out
+
+    assert len(compiled_like_eager(model, *tensors()).replaced) == 1
+
+
+def test_a_bias_that_is_changed_before_the_backward() -> None:
+    def model(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        bias = bias * 2
+        out = (scores(q, k) + bias).softmax(-1) @ v
+        bias.add_(1)
+        return out + bias.sum()
+
+    assert "before the backward" in compiled_like_eager(model, *tensors(), torch.randn(12, 12)).skipped[0].why

@@ -33,6 +33,7 @@ def test_lookalike_is_left_alone(name: str) -> None:
         ("weights used elsewhere", "is used elsewhere"),
         ("dropout", "dropout in training"),
         ("dropout of the fused call", "dropout in training"),
+        ("scores changed in place", "is changed in place"),
         ("values overwritten", "changes a tensor in place"),
         ("softmax over the heads", "another axis than the keys"),
         ("symmetric", "lines up different axes"),
