@@ -25,6 +25,7 @@ _FIXED = {
     "expand_as", "__and__", "__or__", "__invert__", "flip", "outer", "size", "sign", "diff", "cumsum", "index_select",
     "flatten", "unflatten", "softplus", "exp", "exp2", "sqrt", "relu", "numel", "dim", "broadcast_to", "stack",
 }  # fmt: skip
+_LIKE = {"ones_like", "zeros_like", "full_like", "new_ones", "new_zeros", "new_full"}
 
 
 def is_fixed(node: fx.Node) -> bool:
@@ -32,7 +33,7 @@ def is_fixed(node: fx.Node) -> bool:
     value = value_of(node)
     if isinstance(value, bool | int | float | torch.SymInt | torch.SymFloat | torch.Size):
         return True
-    made = name_of(node) in _FIXED and all(is_fixed(n) for n in node.all_input_nodes)
+    made = name_of(node) in _FIXED and all(is_fixed(n) for n in _read(node))
     return (made or buffer_of(node) is not None) and not is_changed(node)
 
 
@@ -62,13 +63,37 @@ def _evaluated(node: fx.Node, hints: Hints, done: dict[fx.Node, Any]) -> Any:
     elif isinstance(value, torch.Size):
         result = tuple(hints.size(size) for size in value)
     elif name_of(node) in _FIXED and not _too_large(value, hints) and not is_changed(node):
-        args = fx.map_arg(node.args, lambda n: _evaluated(n, hints, done))
+        like = _like(node)
+        args = tuple(
+            _blank(arg, hints) if place == like else fx.map_arg(arg, lambda n: _evaluated(n, hints, done))
+            for place, arg in enumerate(node.args)
+        )
         kwargs = dict(fx.map_arg(node.kwargs, lambda n: _evaluated(n, hints, done)))
         result = _run(node, args, {key: arg for key, arg in kwargs.items() if key != "device"})
     else:
         raise NotLifted("not fixed")
     done[node] = result
     return result
+
+
+def _like(node: fx.Node) -> int | None:
+    """The place of the operand that gives type and size alone, as in `q.new_ones(n, n)` and `mask.type_as(q)`."""
+    place = 1 if name_of(node) in ("to", "type_as") else 0 if name_of(node) in _LIKE else len(node.args)
+    operand = node.args[place] if place < len(node.args) else None
+    return place if isinstance(operand, fx.Node) and isinstance(value_of(operand), Tensor) else None
+
+
+def _read(node: fx.Node) -> list[fx.Node]:
+    """The nodes whose values it reads, and not only their sizes."""
+    found: list[fx.Node] = []
+    kept = [arg for place, arg in enumerate(node.args) if place != _like(node)]
+    fx.map_arg((kept, node.kwargs), found.append)
+    return found
+
+
+def _blank(arg: Any, hints: Hints) -> Tensor:
+    tensor = tensor_of(arg)
+    return torch.zeros(hints.shape(tensor), dtype=tensor.dtype)
 
 
 def _too_large(value: Any, hints: Hints) -> bool:

@@ -176,6 +176,12 @@ def two_masks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (scores(q, k) + SLOPES[:, None, None] * torch.arange(KEYS) + PADDED).softmax(-1) @ v
 
 
+def mask_like_the_query(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    n = q.shape[2]
+    hidden = q.new_ones(n, n).triu(1) + torch.zeros(n, n).type_as(q)
+    return scores(q, k).masked_fill(hidden.to(q).bool(), float("-inf")).softmax(-1) @ v
+
+
 def number_over_infinity(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (scores(q, k) + PADDED).masked_fill(~SCATTERED, -1e9).softmax(-1) @ v
 
@@ -231,6 +237,7 @@ SOFTMAX: dict[str, Function] = {
     "padded by the least number": padded_by_the_least_number,
     "keys repeated in blocks": repeated_in_blocks,
     "two masks": two_masks,
+    "mask like the query": mask_like_the_query,
     "a number over infinity": number_over_infinity,
     "one channel": lambda q, k, v: scores(q, k).softmax(-1) @ v[..., :1],
     "one key head, no batch": lambda q, k, v: scores(q[:1], k[:1, :1]).softmax(-1) @ v[:1, :1],

@@ -48,6 +48,7 @@ def test_the_catalogue_is_large() -> None:
         ("softmax: fused call, causal", "window (-1, 0), upper_left"),
         ("softmax: baddbmm", "window (-1, 0), upper_left"),
         ("softmax: sliding window", "window (3, 0), upper_left"),
+        ("softmax: mask like the query", "window (-1, 0), upper_left"),
         ("softmax: two bands", "window (2, 0), upper_left"),
         ("softmax: causal and padded", "window (-1, 0), upper_left"),
         ("sigmoid: masked afterwards", "window (-1, 0), upper_left"),
