@@ -443,8 +443,8 @@ def alpha_entmax_backward_query(
     t13 = 1.0 - t5
     t15 = t1 == 0.01
     t16 = 0.5 * scale * t5
-    t18 = 1.0 / _square(t2)
-    t20 = 0.5 * t18
+    t18 = t5 * t5
+    t20 = 0.5 * t5 * t5
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     dq_late = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)  # to be multiplied by a sum that is known when the walk ends
@@ -1173,8 +1173,8 @@ def portable_backward(
         t12 = 1.0 - t6
         t14 = t1 == 0.01
         t15 = 0.5 * scale * t6
-        t17 = 1.0 / torch.square(t2)
-        t19 = 0.5 * t17
+        t17 = t6 * t6
+        t19 = 0.5 * t6 * t6
 
         d_alpha = row
         dq_block = torch.zeros_like(q)
@@ -2346,8 +2346,8 @@ class Backward {
         const Vec t13 = Vec(1.0f) - t3;
         const Vec t15 = t1 == Vec(0.01f);
         const Vec t16 = Vec(0.5f) * scale * t3;
-        const Vec t18 = Vec(1.0f) / square(t2);
-        const Vec t20 = Vec(0.5f) * t18;
+        const Vec t18 = t3 * t3;
+        const Vec t20 = Vec(0.5f) * t3 * t3;
         const Vec t9 = adj * select(-(t3 * tau_slope) == Vec(0.0f), Vec(0.0f), -(t2 / tau_slope));
 
         (t1).store(rows.t1 + lane);

@@ -415,7 +415,8 @@ def two_temperatures_backward_query(
 
     # Epilogue
     warm_gradient = d_warm / row_sum2
-    heat_gradient = scale * warm_in * (1.0 / _square(heat_in)) * d_heat
+    u1 = 1.0 / heat_in
+    heat_gradient = scale * warm_in * u1 * u1 * d_heat
 
     if dq_ptr is not None:
         dq = dq * (scale)
@@ -1052,7 +1053,8 @@ def portable_backward(
         if wants_q:
             dq.append(dq_block)
         warm_gradient = d_warm / row_sum2
-        heat_gradient = scale * warm_in * (1.0 / torch.square(heat_in)) * d_heat
+        u1 = 1.0 / heat_in
+        heat_gradient = scale * warm_in * u1 * u1 * d_heat
         if wants_cold:
             d_cold_rows.append(torch.where(live, d_cold, 0.0)[..., 0].expand(*q.shape[:3]))
         if wants_warm:
@@ -2080,9 +2082,10 @@ class Backward {
       const Vec row_sum2 = load(rows.row_sum2 + lane);
       const Vec warm_in = load(rows.warm_in + lane);
 
-      const Vec u1 = scale * warm_in * (Vec(1.0f) / square(heat_in));
+      const Vec u1 = Vec(1.0f) / heat_in;
+      const Vec u2 = scale * warm_in * u1 * u1;
       const Vec warm_gradient = d_warm / row_sum2;
-      const Vec heat_gradient = u1 * d_heat;
+      const Vec heat_gradient = u2 * d_heat;
 
       (d_cold).store(rows.d_cold_in + lane);
       (warm_gradient).store(rows.d_warm_in + lane);

@@ -124,7 +124,7 @@ class Carries:
         statistic = carry.statistic
         if statistic is None or statistic.symbol not in self.divisors:
             return carry.symbol
-        bounded = statistic.symbol in self.logarithms and scaled(self.settled(statistic.body)).mantissa.is_positive
+        bounded = statistic.symbol in self.logarithms and scaled(self.settled(statistic.body)).mantissa.is_number
         return carry.symbol if bounded else fn.nonzero(carry.symbol)
 
     def fresh(self, expr: Sym) -> Sym:

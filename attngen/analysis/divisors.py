@@ -1,14 +1,14 @@
 """Divisors: which sums must be kept from zero, because formulas divide by them.
 
-A sum of positive terms isn't zero, but in floating point it may underflow. One that only divides has no other use of
-its zero: 0 / 0 is then 0. A statistic whose value a formula uses otherwise, as in a condition, is left alone. Knows
-nothing of how small a divisor may be.
+A sum of positive terms isn't zero, but in floating point it may underflow; where it is a factor of weights, gradients
+divide by it. A sum that only divides has no other use of its zero: 0 / 0 is then 0. A statistic whose value a formula
+uses otherwise, as in a condition, is left alone. Knows nothing of how small a divisor may be.
 """
 
 from collections.abc import Iterator
 
 from attngen.analysis import symbolic as sy
-from attngen.analysis.functions import Sym
+from attngen.analysis.functions import ZERO, Sym
 from attngen.analysis.passes import Staged
 
 
@@ -21,14 +21,19 @@ def divisors(staged: Staged) -> frozenset[Sym]:
 
 
 def _is_divisor(statistic: Sym, exponents: list[Sym]) -> bool:
-    dividing = [exponent.could_extract_minus_sign() for exponent in exponents]
-    return any(dividing) and (all(dividing) or bool(statistic.is_positive))
+    if statistic.is_positive:  # gradients divide by a factor as well
+        return any(exponent != 0 for exponent in exponents)
+    return bool(exponents) and all(exponent.could_extract_minus_sign() for exponent in exponents)
 
 
 def _uses(expr: Sym) -> Iterator[tuple[Sym, Sym]]:
-    """Each occurrence of a symbol, with its exponent."""
-    base, exponent = expr.as_base_exp()
-    if base.is_Symbol:
-        yield base, exponent
-    for child in exponent.args if base.is_Symbol else expr.args:
-        yield from _uses(child)
+    """Each occurrence of a symbol, with its exponent as a factor, which is zero where it isn't one."""
+    factors = sy.Mul.make_args(expr)
+    for factor in factors:
+        base, exponent = factor.as_base_exp()
+        if base.is_Symbol:
+            yield base, exponent if len(factors) > 1 or exponent != 1 else ZERO
+            yield from _uses(exponent)
+        else:
+            for child in factor.args:
+                yield from _uses(child)

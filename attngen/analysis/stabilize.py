@@ -64,7 +64,7 @@ def plain(expr: Sym) -> Sym:
         return expr
     if expr.is_Add or expr.is_Mul:
         return _plain_sum(expr)
-    if expr.is_Pow or expr.func in (sy.exp, sy.log):
+    if expr.is_Pow or expr.func in (sy.exp, sy.log, *_COMPARISONS):
         return scaled(expr).value
     return expr.func(*map(plain, expr.args))
 
@@ -114,8 +114,32 @@ def _lattice(expr: Sym) -> Scaled:
     if expr.func is fn.minimum and all(t.mantissa.is_positive for t in terms):
         mantissas, inverse = _common([Scaled(1 / t.mantissa, -t.exponent) for t in terms])
         return Scaled(1 / fn.maximum(*mantissas), -inverse)
+    for bound, other in (terms, terms[::-1]):
+        if bound.exponent != other.exponent and _ends(expr, bound):
+            return _bounded(expr, bound, other)
     mantissas, exponent = _common(terms)
     return Scaled(expr.func(*mantissas), exponent)
+
+
+def _ends(expr: Sym, term: Scaled) -> bool:
+    """Whether a term of known sign keeps the smaller of two from growing, or the larger from falling."""
+    return bool(term.mantissa.is_positive if expr.func is fn.minimum else term.mantissa.is_negative)
+
+
+def _bounded(expr: Sym, bound: Scaled, other: Scaled) -> Scaled:
+    """On the bound's side of zero the result has the smaller exponent of both, beyond zero that of the other term."""
+    smaller = -fn.maximum(-bound.exponent, -other.exponent)
+    sides = (other.mantissa, ZERO) if expr.func is fn.minimum else (ZERO, other.mantissa)
+    exponent = fn.where(fn.gt(*sides), smaller, other.exponent)
+    return Scaled(expr.func(*(t.mantissa * sy.exp(t.exponent - exponent) for t in (bound, other))), exponent)
+
+
+def _comparison(expr: Sym) -> Scaled:
+    """Of two exponentials the mantissas at a common exponent: both may underflow, or overflow, where one is larger."""
+    terms = [scaled(a) for a in expr.args]
+    if any(t.exponent == 0 for t in terms):
+        return _opaque(expr)
+    return Scaled(expr.func(*_common(terms)[0]), ZERO)
 
 
 def _where(expr: Sym) -> Scaled:
@@ -148,6 +172,7 @@ def _opaque(expr: Sym) -> Scaled:
     return Scaled(expr.func(*map(plain, expr.args)), ZERO)
 
 
+_COMPARISONS = (fn.gt, fn.ge, fn.eq)
 _RULES: dict[Any, Callable[[Sym], Scaled]] = {
     fn.relu: _homogeneous,
     fn.absolute: _homogeneous,
@@ -156,5 +181,6 @@ _RULES: dict[Any, Callable[[Sym], Scaled]] = {
     fn.minimum: _lattice,
     fn.where: _where,
     sy.log: _logarithm,
+    **dict.fromkeys(_COMPARISONS, _comparison),
     fn.expm1: _expm1,
 }

@@ -175,19 +175,30 @@ def _joined(total: Expr, sign: int, term: Expr) -> Expr:
 
 
 def _grouped_product(expr: Apply, state: _Arrangement) -> Expr:
-    """Row-level denominators become reciprocals, so that a tile is multiplied, not divided."""
+    """Row-level denominators become reciprocals, so that a tile is multiplied, not divided.
+
+    A square takes its root's twice: 1 / z may be near the end of the range, and what it multiplies as small as z.
+    """
     sign, above, below = factors(expr)
     above = [_grouped(f, state) for f in above]
     below = [_grouped(f, state) for f in below]
     widest = max(state.place(f).rank for f in [*above, *below, ir.number(1)])
     hoisted = [f for f in below if state.place(f).rank < widest]
-    above += [ir.apply("div", ir.number(1), f) for f in hoisted]
+    above += [ir.apply("div", ir.number(1), root) for f in hoisted for root in _roots(f)]
     below = [f for f in below if f not in hoisted]
     above.sort(key=lambda f: (state.place(f).rank, state.place(f)))
     product = _product(above)
     if below:
         product = ir.apply("div", product, _product(below))
     return ir.apply("neg", product) if sign < 0 else product
+
+
+def _roots(expr: Expr) -> list[Expr]:
+    """Factors of a square, and those of its root."""
+    match expr:
+        case Apply("square", (root,)):
+            return 2 * _roots(root)
+    return [expr]
 
 
 def _product(parts: list[Expr]) -> Expr:

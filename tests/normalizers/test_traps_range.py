@@ -170,6 +170,19 @@ def test_rows_that_underflow_as_a_whole(name: str, f: Callable[[Tensor], Tensor]
     assert float(gradient.abs().max()) < 1e-10
 
 
+def test_squares_of_divisors_that_underflow(load: Load) -> None:
+    """In a mixture the slope by each sum is -dO . A / z ** 2, and z ** 2 is zero at scores of -56."""
+    spec = "name: mixture\nweights: exp(s) / sum(exp(s)) + sigmoid(s) / sum(sigmoid(s))\n"
+    scores, d_weights = spread_out(-58, -56), random(3, KEYS)
+    assert not (torch.sigmoid(scores).sum(-1) ** 2).any()
+    f = torch.sigmoid
+    right, right_gradient = by_autograd(lambda s: s.softmax(-1) + f(s) / f(s).sum(-1, True), scores.double(), d_weights)
+    with kernels(load(spec)) as op:
+        found, gradient = weights_and_gradient(op, scores, d_weights)
+    assert error(found, right) < 1e-4
+    assert error(gradient, right_gradient) < 1e-4
+
+
 def test_powers_of_what_underflows(load: Load) -> None:
     """sigmoid(s) ** p is zero from -104 on, and the slope by p zero times the logarithm of zero."""
     spec = "name: powers\ninputs: {p: {shape: []}}\nweights: sigmoid(s) ** p / sum(sigmoid(s) ** p)\n"

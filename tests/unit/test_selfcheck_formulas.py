@@ -29,6 +29,8 @@ SINGLE_PASS = {
     "negative powers": spec("(1 + exp(-s)) ** -2 / sum((1 + exp(-s)) ** -2)"),
     "clip": spec("clip(s, -1, 1) / (1 + sum(clip(s, 0, 2)))"),
     "min": spec("min(exp(s), 3) / sum(min(exp(s), 3))"),
+    "min of both signs": spec("sum(min(expm1(s), 0.3)) ** 2"),
+    "larger exponential": spec("f / sum(f)", f="max(exp(s), 2 * exp(s / 2))"),
     "max": spec("max(s, 0.1 * s) / sum(abs(max(s, 0.1 * s)))"),
     "where": spec("w / sum(w)", w="where(s > 0, 1 + s, exp(s))"),
     "positions": spec("w / sum(w)", w="where(i - j < 3 and not (j == 2), exp(s), exp(s / 2))"),
