@@ -240,21 +240,6 @@ def test_an_op_that_raises_is_reported() -> None:
     assert "the op raised TypeError" in report.failure.message
 
 
-CANCELS = "name: cancels\ninputs: {a: {shape: []}}\nweights: a * exp(s) / sum(exp(s)) - a / n"
-TIES = {"property": "forward_and_gradients", "n_q": 3, "n_k": 23, "gain": 0.0}
-
-
-@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "passed"), (0.999, "failed")])
-def test_a_gradient_that_cancels_is_excused_its_rounding_alone(factor: float, verdict: str) -> None:
-    """Where all scores tie it is zero, and plain torch is exact. The op has weights by their logarithm, and rounds."""
-
-    def op(q: Tensor, k: Tensor, v: Tensor, a: Tensor | float = 0.0, **call: Any) -> Tensor:
-        s = scores(q, k, call.get("scale"))
-        return weighted(a * torch.exp(s - s.logsumexp(-1, keepdim=True)) - factor * a / k.shape[2], v, q.dtype)
-
-    assert replay(op, normalizer(CANCELS), json.dumps(TIES)).verdict == verdict
-
-
 def test_a_mistake_in_the_backward_is_reported() -> None:
     class Raises(WrongGradient):
         @staticmethod
