@@ -19,28 +19,28 @@ from attngen.runtime.replaced import replaced
 LAUNCHERS = ("launch_forward", "launch_backward")
 
 
-def launch_kernels(module: ModuleType, normalizer: Normalizer, case: Case) -> None:
-    """One call of the op and its backward. Every input is a tensor, and has a gradient if it can."""
+def launch_kernels(module: ModuleType, normalizer: Normalizer, case: Case, differentiate: bool = True) -> None:
+    """One call of the op and its backward. Every input is a tensor, and has a gradient if it can and is to."""
     with launching_on_cpu(module):
-        output = _called(module, normalizer, case)
+        output = _called(module, normalizer, case, differentiate)
         torch.autograd.backward((output,), (torch.zeros_like(output),))
 
 
 def launch_forward(module: ModuleType, normalizer: Normalizer, case: Case) -> None:
     """One call of the op, for whose results no backward is to follow."""
     with launching_on_cpu(module), torch.no_grad():
-        _called(module, normalizer, case)
+        _called(module, normalizer, case, False)
 
 
-def _called(module: ModuleType, normalizer: Normalizer, case: Case) -> torch.Tensor:
+def _called(module: ModuleType, normalizer: Normalizer, case: Case, differentiate: bool) -> torch.Tensor:
     op: Callable[..., torch.Tensor] = getattr(module, f"{normalizer.name}_attention")
     shape = (1, case.heads, case.length, case.head_dim)
     query, key, value = (torch.zeros(shape, dtype=getattr(torch, case.dtype), requires_grad=True) for _ in range(3))
-    inputs = {declared.name: _tensor(declared, case) for declared in normalizer.inputs}
+    inputs = {declared.name: _tensor(declared, case, differentiate) for declared in normalizer.inputs}
     return op(query, key, value, **inputs, is_causal=case.is_causal)
 
 
-def _tensor(declared: Input, case: Case) -> torch.Tensor:
+def _tensor(declared: Input, case: Case, differentiate: bool) -> torch.Tensor:
     sizes: dict[Axis, int] = {
         "batch": 1,
         "head": case.heads,
@@ -48,7 +48,7 @@ def _tensor(declared: Input, case: Case) -> torch.Tensor:
         "query": case.length,
         "key": case.length,
     }
-    return torch.full([sizes[axis] for axis in declared.axes], 0.5, requires_grad=declared.grad)
+    return torch.full([sizes[axis] for axis in declared.axes], 0.5, requires_grad=declared.grad and differentiate)
 
 
 @contextlib.contextmanager

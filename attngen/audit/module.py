@@ -55,11 +55,19 @@ def audit_module(
     for target in (TARGETS[name] for name in request.targets):
         for case in request.cases():
             progress(f"{target.name}, head dim {case.head_dim}, {case.dtype}, {case.mask}")
-            kernels = compile_launches(target, case, partial(launch_kernels, module, normalizer, case))
+            launches = (partial(launch_kernels, module, normalizer, case, way) for way in _ways(module, normalizer))
+            found = (kernel for launch in launches for kernel in compile_launches(target, case, launch))
+            kernels = tuple({kernel.name: kernel for kernel in found}.values())
             rows += map(row_of, kernels)
             if request.save_binary is not None:
                 save_binaries(request.save_binary, kernels)
     return Audit(normalizer.name, triton.__version__, tuple(rows))
+
+
+def _ways(module: ModuleType, normalizer: Normalizer) -> tuple[bool, ...]:
+    """With gradients of inputs; and without, where another kernel serves then."""
+    others = hasattr(module, "launch_backward_hopper") and any(declared.grad for declared in normalizer.inputs)
+    return (True, False) if others else (True,)
 
 
 def row_of(kernel: CompiledKernel) -> Row:

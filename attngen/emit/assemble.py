@@ -14,8 +14,8 @@ from attngen.emit import glossary as gl
 from attngen.emit.channels import last_step, output_gradient
 from attngen.emit.configs import NATIVE_TILES, configs
 from attngen.emit.cpp import assemble_cpp
-from attngen.emit.hopper import Target, hopper_text, is_served, without_support
-from attngen.emit.printers import HOPPER, TORCH, TRITON, TRITON_TRANSPOSED, Printer
+from attngen.emit.hopper import Target, has_five_products, hopper_text, is_served, without_support
+from attngen.emit.printers import HOPPER, HOPPER_TRANSPOSED, TORCH, TRITON, TRITON_TRANSPOSED, Printer
 from attngen.emit.statements import (
     OVER_KEYS,
     OVER_QUERIES,
@@ -107,11 +107,14 @@ class _Assembly:
     def kernel_names(self) -> tuple[str, ...]:
         name = self.normalizer.name
         pairs = (f"{name}_backward_pair_{g.name}" for g in self.plan.pair_gradients)
-        hopper = (f"{name}_forward_hopper",) if self.hopper else ()
+        hopper = [f"{name}_forward_hopper"] if self.hopper else []
+        hopper += [f"{name}_backward_hopper"] if self.hopper and self.hopper.backward else []
         return f"{name}_forward", f"{name}_backward_query", f"{name}_backward_key", *pairs, *hopper
 
     def hopper_text(self) -> ct.HopperText:
-        return hopper_text(_Assembly(without_support(self.plan)).forward(HOPPER))
+        plain = _Assembly(without_support(self.plan))
+        backward = plain.key(HOPPER_TRANSPOSED) if has_five_products(self.plan) else None
+        return hopper_text(plain.forward(HOPPER), backward)
 
     def products(self) -> tuple[ct.Product, ...]:
         saved = (*self.plan.saved_rows, *self.plan.saved_accumulators)
@@ -185,8 +188,8 @@ class _Assembly:
         support = lines.tile.get(SUPPORT, "")
         return ct.Section(lines.outer, lines.leading, lines.inner, lines.uses, summands, support, **texts)
 
-    def key(self) -> ct.KeyText:
-        scribe = Scribe(self.plan, TRITON_TRANSPOSED, OVER_QUERIES)
+    def key(self, printer: Printer = TRITON_TRANSPOSED) -> ct.KeyText:
+        scribe = Scribe(self.plan, printer, OVER_QUERIES)
         factor, dqk = split_uniform(self.backward.dqk)
         targets = {"weight": self.backward.weights, "dqk": dqk}
         values = {_value(g): g.value for g in self.plan.key_gradients}

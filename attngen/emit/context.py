@@ -131,18 +131,6 @@ class ForwardText:
 
 
 @dataclass(frozen=True, slots=True)
-class HopperText:
-    """The kernels for Hopper. `given`: what a tile's formulas take from in front of the loop. `types`: torch's names
-    of the types of query, key and value that are served."""
-
-    forward: ForwardText
-    given: tuple[str, ...]
-    types: tuple[str, ...]
-    tiles: tuple[HopperTile, ...]
-    log1p_polynomial: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class QueryText:
     kernel: KernelUse
     prepass: Section | None
@@ -157,6 +145,21 @@ class KeyText:
     main: Section
     epilogue: Epilogue
     gradients: tuple[GradientText, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HopperText:
+    """The kernels for Hopper. `given`: what a tile's formulas take from outside. `types`: torch's names of the types of
+    query, key and value that are served. There is no kernel for backwards of more than five products."""
+
+    forward: ForwardText
+    given: tuple[str, ...]
+    backward: KeyText | None
+    given_backward: tuple[str, ...]
+    types: tuple[str, ...]
+    tiles: tuple[HopperTile, ...]
+    backward_tiles: tuple[HopperTile, ...]
+    log1p_polynomial: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)

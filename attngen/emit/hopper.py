@@ -5,19 +5,21 @@ kernels' own is their structure: a warp that loads, warpgroups that compute, asy
 keys once and have one accumulator; whatever else a plan asks for is left to the plain kernels.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
 from attngen import ir
-from attngen.emit.configs import HOPPER_NARROW, HOPPER_WIDE
-from attngen.emit.context import ForwardText, HopperText
+from attngen.emit.configs import HOPPER_BACKWARD, HOPPER_NARROW, HOPPER_WIDE
+from attngen.emit.context import ForwardText, HopperText, KeyText, Section
 from attngen.emit.printers import HOPPER
 from attngen.emit.statements import OVER_KEYS, PassText, Scribe
 from attngen.schedule import OpPlan
 
 # Formulas of more lines don't fit into the registers beside the scores and the output, with 64 keys or 128.
-MOST_LINES, MOST_LINES_OF_WIDE_TILES = 6, 3
+MOST_LINES, MOST_LINES_OF_WIDE_TILES, MOST_LINES_OF_BACKWARDS = 6, 3, 3
+_LIGHT_FUNCTIONS = {"tl.exp2", "tl.maximum", "_logistic2_shared", "_square"}
 
 Target = Literal["any", "hopper"]  # what a module is built for: every device alike, or Hopper's own kernels as well
 
@@ -56,17 +58,41 @@ def without_support(plan: OpPlan) -> OpPlan:
     return replace(plan, analysis=replace(plan.analysis, support=None))
 
 
-def hopper_text(forward: ForwardText) -> HopperText:
-    """`forward` is what `printers.HOPPER` made of a plan that is served."""
+def has_five_products(plan: OpPlan) -> bool:
+    """Whether a walk over the queries has all that dQ, dK and dV need, so that one kernel gives the three of them.
+
+    Row adjoints other than delta are sums over the keys.
+    """
+    backward = plan.analysis.backward
+    from_delta = set(plan.handed_over) <= {backward.delta} and not backward.products
+    return from_delta and not plan.key_gradients and plan.deferred is None
+
+
+def hopper_text(forward: ForwardText, backward: KeyText | None) -> HopperText:
+    """Both are what printers for Hopper made of a plan that is served."""
     tiles = HOPPER_WIDE if _is_light(forward.passes[0]) else HOPPER_NARROW
-    return HopperText(forward, _given(forward.passes[0]), _types(forward), tiles, LOG1P_SHORT)
+    backward = backward if backward and _fits_beside_gradients(backward.main) else None
+    used = _used(backward) if backward else ()
+    return HopperText(
+        forward, _given(forward.passes[0]), backward, used, _types(forward), tiles, HOPPER_BACKWARD, LOG1P_SHORT
+    )
 
 
 def _is_light(this: PassText) -> bool:
     """Whether the registers hold a tile of 128 keys beside what its formulas need."""
     bodies = {carry.body for carry in this.carries} | {accumulator.body for accumulator in this.accumulators}
     keys = any(use.level == "key" for use in this.uses.inputs)
-    return _lines(this) <= MOST_LINES_OF_WIDE_TILES and len(bodies) == 1 and not keys
+    text = "\n".join(this.before + this.after)
+    beside_logistic = "_logistic2_shared" in text and text.count("qk") > 1  # the scores wait for their reciprocals
+    return _lines(this) <= MOST_LINES_OF_WIDE_TILES and len(bodies) == 1 and not keys and not beside_logistic
+
+
+def _fits_beside_gradients(main: Section) -> bool:
+    """Whether the registers hold dK and dV and, of every score, what its formulas need."""
+    functions = set(re.findall(r"[\w.]+(?=\()", "\n".join(main.inner)))
+    varying = [use for use in main.uses.inputs if use.level != "uniform"]
+    in_registers = functions <= _LIGHT_FUNCTIONS and main.uses.builtins.isdisjoint({"i", "j", "n"})
+    return in_registers and len(main.inner) <= MOST_LINES_OF_BACKWARDS and not varying
 
 
 def _given(this: PassText) -> tuple[str, ...]:
@@ -80,6 +106,14 @@ def _given(this: PassText) -> tuple[str, ...]:
 
 def _computed(lines: Iterable[str]) -> tuple[str, ...]:
     return tuple(line.split(" = ", 1)[0] for line in lines)
+
+
+def _used(backward: KeyText) -> tuple[str, ...]:
+    """What the lines of a tile read beside its products, and don't compute themselves."""
+    main = backward.main
+    known = {*_computed(main.inner), "qk", "LOG2E", "SHARED", "tl", "float32", "float"}
+    words = re.findall(r"(?<![.\w])[a-z]\w*(?![\w(])", "\n".join((*main.inner, main.weight, main.dqk)))
+    return tuple(word for word in dict.fromkeys(words) if word not in known)
 
 
 def _types(forward: ForwardText) -> tuple[str, ...]:

@@ -232,6 +232,7 @@ HOPPER = replace(
 TRITON_TRANSPOSED = Printer(
     _TRITON, _lower_triton, _row_or_column, "tl.zeros([BLOCK_N, BLOCK_M], tl.float32)", _INFINITY
 )
+HOPPER_TRANSPOSED = replace(HOPPER, spread=_row_or_column)
 TORCH = Printer(_TORCH, _lower_torch, lambda name, _: name, "torch.zeros_like(qk)", "-math.inf")
 # Vectors of C++ are of one shape, whether they vary with the query, the key or both: nothing is to be spread.
 CPP = Printer(_CPP, _lower_cpp, lambda name, _: name, "Vec(0.0f)", "-INF", _vector)

@@ -176,6 +176,8 @@ class Emulation:
 
     def product(self, a: Any, b: Shared, acc: Any, use_acc: bool = True, is_async: bool = False) -> Pending:
         """acc + a b, in float32. `a` is a tensor of the interpreter or shared memory."""
+        if any(x.data.data_ptr() in self.dirty for x in (a, b) if isinstance(x, Shared)):
+            raise RaceError("a product reads what it may not see yet: a fence is missing")
         left = a.data if isinstance(a, Shared) else torch.from_numpy(decode(a.handle))
         value = left.float() @ b.data.float()
         if use_acc:
@@ -228,6 +230,7 @@ class Emulation:
             full=lambda shape, value, dtype, layout: tl.full(shape, value, dtype),
             zeros=lambda shape, dtype, layout: tl.full(shape, 0.0, dtype),
             convert_layout=lambda tensor, layout: tensor,
+            NVMMASharedLayout=SimpleNamespace(get_default_for=lambda shape, dtype: None),
             **dict.fromkeys(("NVMMADistributedLayout", "SliceLayout", "DotOperandLayout"), lambda *a, **k: None),
         )
 

@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from torch import Tensor
 
 from attngen import catalog
 from attngen.pipeline import Compilation, compile_spec
@@ -75,11 +76,33 @@ def test_other_shapes(name: str, case: Case) -> None:
 
 @pytest.mark.parametrize("d", [64, 128])
 @pytest.mark.parametrize("name", ["sigmoid", "softmax"])
-def test_200_runs_are_equal_to_the_bit(name: str, d: int) -> None:
-    """A tile that is overwritten while it is read shows sooner or later."""
-    tested = subject(name)
-    drawn = tested.draw(replace(ONE, n_q=1000, n_k=1000, d=d, d_v=d))
-    first = tested.results(drawn, ONE.call)
+def test_200_runs_agree(name: str, d: int) -> None:
+    """A tile that is overwritten while it is read shows sooner or later. Shares of dQ are added in any order."""
+    tested, case = subject(name), replace(ONE, n_q=1000, n_k=1000, d=d, d_v=d)
+    drawn = tested.draw(case)
+    leaves = [x.detach().requires_grad_() for x in (drawn.operands.query, drawn.operands.key, drawn.operands.value)]
+    operands = replace(drawn.operands, query=leaves[0], key=leaves[1], value=leaves[2])
+
+    def results() -> tuple[Tensor, ...]:
+        out = tested.run(operands, case.call)
+        return out.detach(), *torch.autograd.grad(out, leaves, drawn.grad_out)
+
+    out, dq, *others = results()
     for _ in range(200):
-        again = tested.results(drawn, ONE.call)
-        assert all(torch.equal(first[key], again[key]) for key in first)
+        again = results()
+        assert all(torch.equal(x, y) for x, y in zip((out, *others), (again[0], *again[2:]), strict=True))
+        torch.testing.assert_close(again[1], dq, rtol=1.6e-2, atol=1e-3 * float(dq.abs().max()))
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.d == 64], ids=Case.to_json)
+@pytest.mark.parametrize("name", ["identity", "power", "relu_squared", "sigmoid", "softmax"])
+def test_gradients_of_one_kernel(name: str, case: Case) -> None:
+    """Nobody wants gradients of inputs, so that five products are enough."""
+    tested = subject(name)
+    drawn = tested.draw(case)
+    expected = expect(tested.normalizer, drawn, case.call)
+    leaves = [x.detach().requires_grad_() for x in (drawn.operands.query, drawn.operands.key, drawn.operands.value)]
+    operands = replace(drawn.operands, query=leaves[0], key=leaves[1], value=leaves[2])
+    found = torch.autograd.grad(tested.run(operands, case.call), leaves, drawn.grad_out)
+    for gradient, which in zip(found, ("grad query", "grad key", "grad value"), strict=True):
+        assert float((gradient.double().cpu() - expected.exact[which].cpu()).abs().amax()) <= expected.tolerance[which]

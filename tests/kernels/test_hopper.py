@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from attngen.audit.compile import Case, compile_launches
-from attngen.audit.launch import launch_forward, launching_on_cpu
+from attngen.audit.launch import launch_forward, launch_kernels, launching_on_cpu
 from attngen.audit.module import row_of
 from attngen.audit.report import Resources
 from attngen.audit.targets import TARGETS
@@ -40,6 +40,18 @@ def needs(name: str, case: Case) -> Resources:
     assert row.kernel == f"{name}_forward_hopper"
     assert row.resources is not None, row.error
     return row.resources
+
+
+@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
+def test_backward_keeps_its_limits(name: str) -> None:
+    module, normalizer = op(name)
+    launch = partial(launch_kernels, module, normalizer, Case(64), False)
+    _, row = map(row_of, compile_launches(TARGETS["sm_90"], Case(64), launch))
+    assert row.kernel == f"{name}_backward_hopper"
+    assert row.resources is not None, row.error
+    if PINNED:
+        assert row.resources.spill_stores <= 8
+        assert row.resources.waits_per_product <= 0.25
 
 
 # name, head dim -> instructions per 64 x 128 scores, special functions per score, the share of these under a product

@@ -84,6 +84,41 @@ def test_what_is_saved_serves_the_backward() -> None:
         check(tested.results(drawn, case.call), expect(tested.normalizer, drawn, case.call))
 
 
+@pytest.mark.parametrize("case", [CAUSAL, CASES[3]], ids=Case.to_json)
+@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
+def test_gradients_of_one_kernel(name: str, case: Case) -> None:
+    error, launches = error_of_gradients(compilation(name), case)
+    assert error <= 1
+    assert launches == 1
+
+
+def test_deterministic_gradients_take_two_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    error, launches = error_of_gradients(compilation("softmax"), replace(CAUSAL, n_q=64, n_k=64))
+    assert error <= 1
+    assert launches == 0
+
+
+def error_of_gradients(built: Compilation, case: Case) -> tuple[float, int]:
+    """The largest error of dQ, dK, dV in units of their tolerances, and how often the one kernel was launched."""
+    module = load_module(built)
+    tested = subject_of(module, built.normalizer)
+    drawn = tested.draw(case)
+    expected = expect(tested.normalizer, drawn, case.call)
+    leaves = [x.detach().requires_grad_() for x in (drawn.operands.query, drawn.operands.key, drawn.operands.value)]
+    operands = replace(drawn.operands, query=leaves[0], key=leaves[1], value=leaves[2])
+    launches: list[None] = []
+    launch = module.launch_backward_hopper
+    with pytest.MonkeyPatch.context() as patch, interpreting(module), emulating_hopper(module, 3):
+        patch.setattr(module, "launch_backward_hopper", lambda *args: (launches.append(None), launch(*args))[1])
+        found = torch.autograd.grad(tested.run(operands, case.call), leaves, drawn.grad_out)
+    errors = [
+        float((gradient.double() - expected.exact[name]).abs().amax()) / expected.tolerance[name]
+        for gradient, name in zip(found, ("grad query", "grad key", "grad value"), strict=True)
+    ]
+    return max(error if error == error else float("inf") for error in errors), len(launches)
+
+
 # What the protocol needs, and the kernel without it.
 MUTANTS = {
     "keys are overwritten": ("mbarrier.wait(k_empty.index(slot), parity ^ 1)", "pass"),
@@ -99,6 +134,13 @@ MUTANTS = {
 }
 
 
+BACKWARD_MUTANTS = {
+    "a slot is never let go": ("mbarrier.arrive(empty.index(step % SLOTS), count=1)", "pass"),
+    "gradients of scores are not seen": ("ds_tile.store(ds.to(k.dtype))\n                fence_async_shared()",
+                                         "ds_tile.store(ds.to(k.dtype))"),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("mistake", MUTANTS)
 def test_mistakes_in_the_protocol_show(mistake: str) -> None:
     built, (right, wrong) = compilation("softmax"), MUTANTS[mistake]
@@ -112,6 +154,16 @@ def test_mistakes_in_the_protocol_show(mistake: str) -> None:
             return "RaceError" in str(error) or "DeadlockError" in str(error)
 
     assert any(map(shows, range(5)))
+
+
+@pytest.mark.parametrize("mistake", BACKWARD_MUTANTS)
+def test_mistakes_in_the_backward_show(mistake: str) -> None:
+    built, (right, wrong) = compilation("softmax"), BACKWARD_MUTANTS[mistake]
+    assert built.source.count(right) == 1
+    with pytest.raises(Exception, match=r"RaceError|DeadlockError"):
+        error_of_gradients(
+            replace(built, source=built.source.replace(right, wrong)), replace(CAUSAL, n_q=300, is_causal=False)
+        )
 
 
 # -------------------------------------------------------------------------------------------------- spellings
