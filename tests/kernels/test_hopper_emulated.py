@@ -129,7 +129,7 @@ MUTANTS = {
     "a slot is never empty": ("mbarrier.arrive(v_empty.index((tile - 1) % SLOTS), count=1)", "pass"),
     "the parity is wrong": ("parity = (tile // SLOTS) & 1", "parity = tile & 1"),
     "one consumer suffices": ("v_empty = _barriers(SLOTS, CONSUMERS)", "v_empty = _barriers(SLOTS, 1)"),
-    "the output is not seen": ("    fence_async_shared()\n    _tma_store", "    _tma_store"),
+    "the output is not seen": ("fence_async_shared()\n    _tma_store(out_desc", "_tma_store(out_desc"),
     "a product is not awaited": ("acc = warpgroup_mma_wait(0, deps=(acc_next,))", "acc = acc_next.result"),
 }
 
