@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from attngen.analysis.analyze import analyze
 from attngen.analysis.result import Analysis
+from attngen.diagnostics import SpecError
 from attngen.emit.assemble import assemble
 from attngen.emit.hopper import Target
 from attngen.emit.render import render
@@ -41,9 +42,12 @@ def compile_spec(
     Raises SpecError for a mistake in the spec, InternalError if the plan disagrees with its formula.
     """
     normalizer = read_spec(text, path, statics)
-    analysis = analyze(normalizer)
-    plan = schedule(normalizer, analysis)
-    check_plan(plan)
+    try:
+        analysis = analyze(normalizer)
+        plan = schedule(normalizer, analysis)
+        check_plan(plan)
+    except SpecError as mistake:
+        raise mistake.located(path, text) from None
     return Compilation(text, normalizer, analysis, plan, render(assemble(plan, digest(normalizer), target)))
 
 

@@ -25,8 +25,8 @@ from attngen.analysis.result import (
 AdjointWay = Literal["walk", "deferred", "saved"]
 
 # Walks over the keys that the search for a root may take. Halley's method takes 3 to 8; the limit holds for formulas on
-# which it falls back to halving its bracket.
-ROOT_TRIALS = 24
+# which it falls back to halving a bracket that may be wide.
+ROOT_TRIALS = 48
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,10 @@ tau_slope: sum(relu(0.5 * qk * scale - tau))
 Forward, 3 passes over the keys:
     pass 1: extreme = amax(qk * scale)
     pass 2, for each trial of tau: trial1 = sum(relu(0.5 * qk * scale - tau) ** 2)
-    pass 2, for each trial of tau: trial2 = sum(-(2 * relu(0.5 * qk * scale - tau)))
-    pass 2, for each trial of tau: trial3 = sum(where(0.5 * qk * scale - tau > 0, 2, 0))
-    pass 2, for each trial of tau: residual trial1 - 1, its derivatives trial2 and trial3
+    pass 2, for each trial of tau: trial2 = sum(relu(0.5 * qk * scale - tau))
+    pass 2, for each trial of tau: trial3 = sum(where(0.5 * qk * scale - tau > 0, 1, 0))
+    pass 2, for each trial of tau: residual trial1 - 1, of terms of size 1 + trial1
+    pass 2, for each trial of tau: its derivatives -(2 * trial2) and 2 * trial3
     pass 2, for each trial of tau: the first one is 0.5 * extreme - 1
     pass 3: tau_slope = sum(relu(0.5 * qk * scale - tau))
     acc = sum(relu(0.5 * qk * scale - tau) ** 2 * v)
@@ -141,26 +142,44 @@ def _square(x):
 
 
 @triton.jit
-def _next_trial(x, low, high, last, direction, open, residual, slope, curvature, tolerance):
+def _next_trial(x, low, high, last, direction, tried, open, residual, slope, curvature, magnitude, size):
     """One step of the search for a root, by Halley's method, in the rows where it is still open.
 
-    `direction` is one if the residual falls between the bounds, minus one if it rises, zero if that isn't known yet. A
-    step out of the bracket, or after one that didn't halve the residual, goes to the bracket's middle.
+    `direction` is one if the residual falls as x grows, minus one if it rises, zero if that isn't known: then the first
+    two trials are the bounds, the upper one first, and without a change of sign the one nearer to zero is the result.
+    A step out of the bracket, or after one that didn't halve the residual, goes to the bracket's middle; out of it by
+    the upper bound, goes there first, unless that was `tried`. `size` is what residuals at the bounds are compared by.
     """
-    falls = (slope < 0) | ((slope == 0) & (residual >= 0))
-    direction = tl.where(direction == 0, tl.where(falls, 1.0, -1.0), direction)
-    low = tl.where(open & (residual * direction >= 0), x, low)
+    EPSILON: tl.constexpr = 1.1920929e-7
+    INFINITY: tl.constexpr = float("inf")
+    upper = (direction == 0) & (tried == 0)
+    lower = (direction == 0) & (tried != 0)
+    unknown = lower & ((residual != residual) | (last != last))
+    alone = lower & ((residual > 0) == (last > 0))
+    direction = tl.where(lower, tl.where(residual > 0, 1.0, -1.0), direction)
+    low = tl.where(open & (residual * direction >= 0) & (upper == 0), x, low)
     high = tl.where(open & (residual * direction < 0), x, high)
-    newton = -residual / slope
-    bend = tl.minimum(tl.maximum(1.0 - residual * curvature / (2.0 * slope * slope), 0.25), 4.0)
-    stepped = x + newton / tl.where(bend == bend, bend, 1.0)
-    good = (stepped > low) & (stepped < high) & (tl.abs(residual) <= 0.5 * last)
-    following = tl.where(good, stepped, low + 0.5 * (high - low))
-    closing = tl.where(tl.abs(newton) <= tolerance, tl.minimum(tl.maximum(x + newton, low), high), x)
-    last = tl.where(open, tl.abs(residual), last)
-    still_open = open & ((tl.abs(newton) > tolerance) | (newton != newton)) & (high - low > tolerance)
+    newton = tl.where(tl.abs(slope) < INFINITY, -residual / slope, float("nan"))
+    bend = 0.5 * newton * (curvature / slope)
+    bend = tl.where(bend == bend, bend, 0.0)
+    stepped = x + newton / tl.minimum(tl.maximum(1.0 + bend, 0.25), 4.0)
+    halved = (tl.abs(residual) <= 0.5 * tl.abs(last)) | lower
+    beyond = (stepped >= high) & (tried == 0)
+    following = tl.where((stepped > low) & (stepped < high) & halved, stepped, low + 0.5 * (high - low))
+    following = tl.where(upper, low, tl.where(beyond, high, following))
+    tolerance = 2.0 * EPSILON * tl.abs(x)
+    rounding = 8.0 * EPSILON * magnitude
+    is_zero = (residual == 0) | (tl.abs(residual) <= tl.where(rounding < INFINITY, rounding, 0.0))
+    found = is_zero | ((tl.abs(newton) <= tolerance) & (tl.abs(bend) <= 1.0))
+    closing = tl.where(found & (x + newton > low) & (x + newton < high), x + newton, x)
+    closing = tl.where(alone & (is_zero == 0) & (tl.abs(last) < tl.abs(size)), high, closing)
+    closing = tl.where(unknown, float("nan"), closing)
+    narrow = (high - low <= tolerance) & (upper == 0)
+    last = tl.where(open, tl.where(upper, size, residual), last)
+    tried = tl.where(open & (upper | beyond), 1, tried)
+    still_open = open & ((found | narrow | alone | unknown) == 0)
     x = tl.where(still_open, following, tl.where(open, closing, x))
-    return x, low, high, last, direction, still_open
+    return x, low, high, last, direction, tried, still_open
 
 
 @triton.jit
@@ -238,16 +257,18 @@ def entmax15_forward(
     u1 = 0.5 * extreme
     low = u1 - 1.0
 
-    tau_low = tl.where(visible_count > 0, low, 0.0)
-    tau_high = tl.where(visible_count > 0, u1, 0.0)
+    tau_bound = tl.where(visible_count > 0, low, 0.0)
+    tau_other = tl.where(visible_count > 0, u1, 0.0)
+    tau_low = tl.minimum(tau_bound, tau_other)
+    tau_high = tl.maximum(tau_bound, tau_other)
     tau = tau_low
-    tau_tolerance = 4.8e-7 * tl.maximum(tl.abs(tau_low), tl.abs(tau_high))
     tau_last = tl.full([BLOCK_M], float("inf"), tl.float32)
     tau_direction = tl.full([BLOCK_M], 1.0, tl.float32)
+    tau_tried = tl.full([BLOCK_M], 0, tl.int32)
     tau_open = visible_count > 0
     walks = 0
-    while walks < 24:
-        t1 = 0.5 * scale
+    while walks < 48:
+        tau_t1 = 0.5 * scale
 
         trial1 = tl.full([BLOCK_M], 0.0, tl.float32)
         trial2 = tl.full([BLOCK_M], 0.0, tl.float32)
@@ -265,11 +286,10 @@ def entmax15_forward(
                 k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, edge)
                 qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
 
-                t2 = t1 * qk - tau[:, None]
-                t3 = tl.maximum(t2, 0.0)
-                trial1_term = _square(t3)
-                trial2_term = -(2.0 * t3)
-                trial3_term = tl.where(t2 > 0.0, 2.0, 0.0)
+                tau_t2 = tau_t1 * qk - tau[:, None]
+                tau_t3 = tl.maximum(tau_t2, 0.0)
+                trial1_term = _square(tau_t3)
+                trial3_term = tl.where(tau_t2 > 0.0, 1.0, 0.0)
 
                 if edge:
                     # One unsigned comparison: keys before the first are far beyond the last.
@@ -280,7 +300,7 @@ def entmax15_forward(
                 if edge:
                     trial1_seen = tl.where(visible, trial1_seen, 0.0)
                 trial1 = trial1 + tl.sum(trial1_seen, 1)
-                trial2_seen = trial2_term
+                trial2_seen = tau_t3
                 if edge:
                     trial2_seen = tl.where(visible, trial2_seen, 0.0)
                 trial2 = trial2 + tl.sum(trial2_seen, 1)
@@ -289,13 +309,16 @@ def entmax15_forward(
                     trial3_seen = tl.where(visible, trial3_seen, 0.0)
                 trial3 = trial3 + tl.sum(trial3_seen, 1)
 
-        residual = trial1 - 1.0
+        tau_residual = trial1 - 1.0
+        tau_slope = -(2.0 * trial2)
+        tau_curvature = 2.0 * trial3
+        tau_magnitude = 1.0 + trial1
 
-        tau, tau_low, tau_high, tau_last, tau_direction, tau_open = _next_trial(
-            tau, tau_low, tau_high, tau_last, tau_direction, tau_open,
-            residual, trial2, trial3, tau_tolerance,
+        tau, tau_low, tau_high, tau_last, tau_direction, tau_tried, tau_open = _next_trial(
+            tau, tau_low, tau_high, tau_last, tau_direction, tau_tried, tau_open,
+            tau_residual, tau_slope, tau_curvature, tau_magnitude, tau_residual,
         )  # fmt: skip
-        walks = tl.where(tl.max(tau_open.to(tl.int32), 0) > 0, walks + 1, 24)
+        walks = tl.where(tl.max(tau_open.to(tl.int32), 0) > 0, walks + 1, 48)
 
     # Pass 3 over the keys
     t1 = 0.5 * scale
@@ -820,9 +843,9 @@ PORTABLE_TILE = Tile(128, 512, 0, 0)
 
 
 class _Search(NamedTuple):
-    """The search for a root in every row: trial value, bracket, |residual| of the trial before, direction, open rows.
+    """The search for a root in every row, as in the kernels.
 
-    Halley's method inside a shrinking bracket, as in the kernels.
+    Trial value, bracket, residual of the trial before, direction, whether the upper bound was tried, open rows.
     """
 
     x: Tensor
@@ -830,30 +853,51 @@ class _Search(NamedTuple):
     high: Tensor
     last: Tensor
     direction: Tensor
+    tried: Tensor
     open: Tensor
-    tolerance: Tensor
 
     @classmethod
-    def between(cls, low: Tensor, high: Tensor, direction: float) -> "_Search":
-        tolerance = 4 * torch.finfo(low.dtype).eps * torch.maximum(low.abs(), high.abs())
-        still = torch.ones_like(low, dtype=torch.bool)
-        return cls(low, low, high, torch.full_like(low, math.inf), torch.full_like(low, direction), still, tolerance)
+    def between(cls, bound: Tensor, other: Tensor, direction: float, live: Tensor) -> "_Search":
+        low, high = torch.minimum(bound, other), torch.maximum(bound, other)
+        unknown, tried = torch.full_like(low, math.inf), torch.zeros_like(low, dtype=torch.bool)
+        first = low if direction else high
+        return cls(first, low, high, unknown, torch.full_like(low, direction), tried, live.expand(low.shape))
 
-    def next(self, residual: Tensor, slope: Tensor, curvature: Tensor) -> "_Search":
-        """After a trial: the next one. Rows whose step is below the tolerance stay where it leads."""
-        falls = (slope < 0) | ((slope == 0) & (residual >= 0))
-        direction = torch.where(self.direction == 0, torch.where(falls, 1.0, -1.0).to(slope.dtype), self.direction)
-        low = torch.where(self.open & (residual * direction >= 0), self.x, self.low)
-        high = torch.where(self.open & (residual * direction < 0), self.x, self.high)
-        newton = -residual / slope
-        bend = (1 - residual * curvature / (2 * slope * slope)).clamp(0.25, 4.0)
-        stepped = self.x + newton / torch.where(bend == bend, bend, 1.0)
-        good = (stepped > low) & (stepped < high) & (residual.abs() <= 0.5 * self.last)
-        following = torch.where(good, stepped, low + 0.5 * (high - low))
-        closing = torch.where(newton.abs() <= self.tolerance, torch.clamp(self.x + newton, low, high), self.x)
-        still = self.open & ~(newton.abs() <= self.tolerance) & (high - low > self.tolerance)
-        x = torch.where(still, following, torch.where(self.open, closing, self.x))
-        return _Search(x, low, high, residual.abs(), direction, still, self.tolerance)
+    def next(
+        self, residual: Tensor, slope: Tensor, curvature: Tensor, magnitude: Tensor, size: Tensor
+    ) -> "_Search":  # fmt: skip
+        """After a trial: the next one. Rows whose step is below the tolerance stay where it leads.
+
+        `direction` is one if the residual falls as x grows, minus one if it rises, zero if that isn't known: then the
+        first two trials are the bounds, the upper one first, and without a change of sign the one nearer to zero is the
+        result. A step out of the bracket, or after one that didn't halve the residual, goes to the bracket's middle;
+        out of it by the upper bound, goes there first, unless that was `tried`. `size` is what residuals at the bounds
+        are compared by.
+        """
+        x, last, epsilon = self.x, self.last, torch.finfo(residual.dtype).eps
+        upper, lower = (self.direction == 0) & ~self.tried, (self.direction == 0) & self.tried
+        unknown = lower & (residual.isnan() | last.isnan())
+        alone = lower & ((residual > 0) == (last > 0))
+        direction = torch.where(lower, torch.where(residual > 0, 1.0, -1.0).to(x.dtype), self.direction)
+        low = torch.where(self.open & (residual * direction >= 0) & ~upper, x, self.low)
+        high = torch.where(self.open & (residual * direction < 0), x, self.high)
+        newton = torch.where(slope.isinf(), math.nan, -residual / slope)
+        bend = (0.5 * newton * (curvature / slope)).nan_to_num(0.0)
+        stepped = x + newton / (1 + bend).clamp(0.25, 4.0)
+        halved = (residual.abs() <= 0.5 * last.abs()) | lower
+        beyond = (stepped >= high) & ~self.tried
+        following = torch.where((stepped > low) & (stepped < high) & halved, stepped, low + 0.5 * (high - low))
+        following = torch.where(upper, low, torch.where(beyond, high, following))
+        tolerance, rounding = 2 * epsilon * x.abs(), 8 * epsilon * magnitude
+        is_zero = (residual == 0) | ((residual.abs() <= rounding) & (rounding < math.inf))
+        found = is_zero | ((newton.abs() <= tolerance) & (bend.abs() <= 1))
+        closing = torch.where(found & (x + newton > low) & (x + newton < high), x + newton, x)
+        closing = torch.where(alone & ~is_zero & (last.abs() < size.abs()), high, closing)
+        closing = torch.where(unknown, math.nan, closing)
+        narrow = (high - low <= tolerance) & ~upper
+        still = self.open & ~(found | narrow | alone | unknown)
+        x = torch.where(still, following, torch.where(self.open, closing, x))
+        return _Search(x, low, high, torch.where(upper, size, residual), direction, self.tried | upper | beyond, still)
 
 
 def _views(query: Tensor, key: Tensor, inputs: Inputs) -> list[Tensor]:
@@ -957,12 +1001,11 @@ def _portable_rows(
     u1 = 0.5 * extreme
     low = u1 - 1.0
 
-    tau_low = torch.where(live, low, row).detach()
-    tau_high = torch.where(live, u1, row).detach()
-    search = _Search.between(tau_low, tau_high, 1.0)
-    for walks in range(24):
+    bound, other = torch.where(live, low, row).detach(), torch.where(live, u1, row).detach()
+    search = _Search.between(bound, other, 1.0, live)
+    for walks in range(48):
         tau = search.x
-        t1 = 0.5 * scale
+        tau_t1 = 0.5 * scale
 
         trial1 = row
         trial2 = row
@@ -972,26 +1015,29 @@ def _portable_rows(
             qk = q @ k.mT
             visible = _visible(rows, (first_key, last_key), call, query)
 
-            t2 = t1 * qk - tau
-            t3 = torch.relu(t2)
-            trial1_term = torch.square(t3)
-            trial2_term = -(2.0 * t3)
-            trial3_term = torch.where(t2 > 0.0, 2.0, 0.0).to(dtype)
+            tau_t2 = tau_t1 * qk - tau
+            tau_t3 = torch.relu(tau_t2)
+            trial1_term = torch.square(tau_t3)
+            trial3_term = torch.where(tau_t2 > 0.0, 1.0, 0.0).to(dtype)
 
             trial1 = trial1 + _shown(visible, trial1_term, 0.0).sum(-1, keepdim=True)
-            trial2 = trial2 + _shown(visible, trial2_term, 0.0).sum(-1, keepdim=True)
+            trial2 = trial2 + _shown(visible, tau_t3, 0.0).sum(-1, keepdim=True)
             trial3 = trial3 + _shown(visible, trial3_term, 0.0).sum(-1, keepdim=True)
 
-        residual = trial1 - 1.0
+        tau_residual = trial1 - 1.0
+        tau_slope = -(2.0 * trial2)
+        tau_curvature = 2.0 * trial3
+        tau_magnitude = 1.0 + trial1
 
-        if walks == 23 or not bool(search.open.any()):
+        residual, slope = row + tau_residual, row + tau_slope
+        if walks == 47 or not bool(search.open.any()):
             break
-        search = search.next((row + residual).detach(), (row + trial2).detach(), row + trial3)
-    # One more step, by which torch can differentiate what was found.
-    slope = row + trial2
-    last_step = torch.where(slope == 0, 0.0, (residual) / torch.where(slope == 0, 1.0, slope).detach())
-    tau = tau - last_step
-    tau = tau + (torch.clamp(tau, tau_low, tau_high) - tau).detach()
+        rest = tau_curvature, tau_magnitude, tau_residual
+        search = search.next(residual.detach(), slope.detach(), *((row + x).detach() for x in rest))
+    # Its value, with a step of zero by which torch can differentiate it again.
+    follows = (slope != 0) & slope.isfinite() & residual.isfinite()
+    residual = torch.where(follows, residual, row)
+    tau = tau - (residual - residual.detach()) / torch.where(follows, slope, 1.0).detach()
 
     # Pass 3 over the keys
     t1 = 0.5 * scale

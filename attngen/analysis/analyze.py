@@ -27,7 +27,7 @@ from attngen.analysis.result import (
     Pivot,
     RowStatistic,
 )
-from attngen.analysis.roots import root_pass
+from attngen.analysis.search import root_search
 from attngen.analysis.stabilize import plain
 
 
@@ -80,17 +80,20 @@ def _forward(staged: Staged, carries: Carries, named: dict[str, Label]) -> Forwa
 def _forward_pass(index: int, staged: Staged, carries: Carries, named: dict[str, Label]) -> ForwardPass:
     mine = [c for c in carries.carries if c.pass_index == index]
     if mine and mine[0].kind == "root":
-        (carry,) = mine
-        assert carry.statistic is not None
-        return root_pass(carry.statistic, carry.symbol, carries.settled)
-    return ForwardPass(
-        tuple(Pivot(g.symbol.name, _stable(g.exponent), g.kind) for g in carries.groups if g.pass_index == index),
-        tuple(
-            Carry(c.symbol.name, c.kind, _stable(c.body), _pivot_name(c), _rational(c.power))  # type: ignore[arg-type]
-            for c in mine
-        ),
-        tuple(_statistic(c, carries, named) for c in mine),
+        search = root_search(mine[0], carries)
+        return ForwardPass(*_walk(index, search.sums), (search.found,), search.root)
+    return ForwardPass(*_walk(index, carries), tuple(_statistic(c, carries, named) for c in mine))
+
+
+def _walk(index: int, carries: Carries) -> tuple[tuple[Pivot, ...], tuple[Carry, ...]]:
+    """What one walk of a pass carries."""
+    pivots = (Pivot(g.symbol.name, _stable(g.exponent), g.kind) for g in carries.groups if g.pass_index == index)
+    sums = (
+        Carry(c.symbol.name, c.kind, _stable(c.body), _pivot_name(c), _rational(c.power))  # type: ignore[arg-type]
+        for c in carries.carries
+        if c.pass_index == index
     )
+    return tuple(pivots), tuple(sums)
 
 
 def _statistic(carry: SymbolicCarry, carries: Carries, named: dict[str, Label]) -> RowStatistic:

@@ -77,6 +77,7 @@ class Carries:
     logarithms: dict[Sym, Sym] = field(default_factory=dict)  # statistic -> symbol of its logarithm
     bounds: list[Sym] = field(default_factory=list)  # exponents that are never positive: s - lse
     divisors: frozenset[Sym] = frozenset()  # statistics that must not be zero
+    stem: str = PIVOT  # of the pivots' names
 
     def settled(self, expr: Sym) -> Sym:
         """`expr` with statistics replaced by what is known of them after their pass, and twins attached."""
@@ -167,7 +168,7 @@ def derive_carries(staged: Staged) -> Carries:
     for index, term in enumerate(staged.terms, 1):
         form = scaled(result.settled(term.f))
         made_up = staged.has_output or staged.scope.uses_statistics(term.h)
-        group, power = _group(result, form, last) if made_up else (None, fn.ZERO)
+        group, power = pivot_for(result, form, last) if made_up else (None, fn.ZERO)
         symbol = sy.symbol(f"%acc{index}")
         body = group.relative(form, power) if group else form.value
         result.accumulators.append(SymbolicCarry(symbol, "sum", body, last, group, power, None))
@@ -189,7 +190,7 @@ def _add_statistic(result: Carries, statistic: Statistic, index: int, staged: St
         _add_plain(result, statistic, f"%extreme{index}", plain(body), pass_index)
         return
     form = scaled(body)
-    group, power = _group(result, form, pass_index)
+    group, power = pivot_for(result, form, pass_index)
     if group is None:
         root = staged.slope_of.get(statistic.symbol)
         name = f"%{root}_slope{index}" if root else f"%z{index}"
@@ -221,16 +222,16 @@ def _sign_of(statistic: Statistic) -> dict[str, bool]:
     return {"nonnegative": True} if statistic.symbol.is_nonnegative else {}
 
 
-def _group(result: Carries, form: Scaled, pass_index: int) -> tuple[PivotGroup | None, Sym]:
+def pivot_for(result: Carries, form: Scaled, pass_index: int) -> tuple[PivotGroup | None, Sym]:
     """The pivot to carry `form` by, a new one for the first that needs it; none for what can be summed as it is."""
     group, power = result.group_of(form, pass_index)
     if group is not None:
         return group, power
     number = len(result.groups) + 1
     if not result.scope.is_row(form.exponent):
-        group, power = PivotGroup(sy.symbol(f"{PIVOT}{number}"), form.exponent, pass_index), fn.ONE
+        group, power = PivotGroup(sy.symbol(f"{result.stem}{number}"), form.exponent, pass_index), fn.ONE
     elif (large := _large_power(form, result.scope)) is not None:
-        symbol = sy.symbol(f"{PIVOT}{number}", positive=True)
+        symbol = sy.symbol(f"{result.stem}{number}", positive=True)
         group, power = PivotGroup(symbol, large.base, pass_index, "power"), large.exp
     if group is not None:
         result.groups.append(group)

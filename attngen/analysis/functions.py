@@ -95,6 +95,9 @@ class maximum(RealFunction):
     def _eval_is_positive(self) -> Any:
         return True if any(a.is_positive for a in self.args) else None
 
+    def _eval_is_nonnegative(self) -> Any:
+        return True if any(a.is_nonnegative for a in self.args) else None
+
     def fdiff(self, argindex: int = 1) -> Sym:
         mine, other = self.args[argindex - 1], self.args[2 - argindex]
         return where(gt(mine, other), ONE, where(eq(mine, other), HALF, ZERO))
@@ -104,6 +107,12 @@ class minimum(RealFunction):
     @classmethod
     def eval(cls, a: Sym, b: Sym) -> Sym:
         return a if a == b else None
+
+    def _eval_is_positive(self) -> Any:
+        return True if all(a.is_positive for a in self.args) else None
+
+    def _eval_is_nonnegative(self) -> Any:
+        return True if all(a.is_nonnegative for a in self.args) else None
 
     def fdiff(self, argindex: int = 1) -> Sym:
         mine, other = self.args[argindex - 1], self.args[2 - argindex]
@@ -163,6 +172,8 @@ class ratio(RealFunction):
 class where(RealFunction):
     @classmethod
     def eval(cls, condition: Sym, a: Sym, b: Sym) -> Sym:
+        if condition.func is eq and all(side.is_Number for side in condition.args):
+            return a if condition.args[0] == condition.args[1] else b
         return a if a == b else None
 
     def _eval_is_nonnegative(self) -> Any:

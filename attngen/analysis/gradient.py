@@ -26,6 +26,7 @@ from attngen.analysis import symbolic as sy
 from attngen.analysis.carries import Carries
 from attngen.analysis.functions import HALF, ONE, ZERO, Sym
 from attngen.analysis.passes import Staged
+from attngen.analysis.separate import Scope
 from attngen.analysis.symbolic import Statistic
 
 DP = sy.DP
@@ -36,12 +37,15 @@ DELTA = sy.symbol("%delta")
 class Gradients:
     """`products`: symbol -> index of the accumulator whose dot product with dO it is; `prepass`: symbol -> summand."""
 
+    scope: Scope
     adjoints: dict[Sym, Sym] = field(default_factory=dict)
     products: dict[Sym, int] = field(default_factory=dict)
     prepass: dict[Sym, Sym] = field(default_factory=dict)
 
     def sum_over_keys(self, summand: Sym) -> Sym:
-        """A symbol for the sum of `summand`, which may use dP, over the keys of a row."""
+        """The sum of `summand`, which may use dP, over the keys of a row: a symbol, unless all keys have the same."""
+        if self.scope.is_row(summand) and not sy.uses(summand, [DP]):
+            return sy.atom("n") * summand
         for symbol, known in self.prepass.items():
             if known == summand:
                 return symbol
@@ -57,7 +61,7 @@ class Gradients:
 
 def derive_adjoints(staged: Staged, carries: Carries) -> Gradients:
     """The adjoint of every statistic, in terms of delta, products and prepass sums."""
-    result = Gradients()
+    result = Gradients(staged.scope)
     for index in reversed(range(len(staged.statistics))):
         symbol = staged.statistics[index].symbol
         known, summand = _direct(symbol, staged, carries, result)

@@ -36,7 +36,9 @@ class Staged:
 
     @property
     def n_passes(self) -> int:
-        return 1 + max([0, *self.pass_of.values(), *(self._pass_needed(t.f) for t in self.terms)])
+        """The last pass accumulates the output; it comes behind all roots, whose passes are walked for every trial."""
+        behind = [self.pass_of[s.symbol] + 1 for s in self.statistics if s.implicit]
+        return 1 + max([0, *self.pass_of.values(), *behind, *(self._pass_needed(t.f) for t in self.terms)])
 
     def _pass_needed(self, expr: Sym) -> int:
         return pass_needed(expr, self.pass_of)

@@ -76,11 +76,13 @@ class RowStatistic:
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A row value that is looked for between `low` and `high`, from `low` on, in several walks over the keys.
+    """A row value that is looked for between `low` and `high`, in several walks over the keys.
 
     Each walk sums the carries of its pass, whose bodies use the trial value by `name`. `residual`, which is to become
-    zero, and its first two derivatives by the trial value are formulas of them. `direction` is 1 if the residual is
-    known to fall from bound to bound, -1 if to rise, 0 if the search has to find out.
+    zero, and its first two derivatives by the trial value are formulas of them and of the pivots. A residual that is
+    less than rounding makes of terms of `magnitude` is zero. `size` has its sign and says at which bound it is nearer to
+    zero. `direction` is 1 if the residual is known to fall as the
+    value grows, -1 if to rise, 0 if the search has to find out.
     """
 
     name: str
@@ -89,6 +91,8 @@ class Root:
     residual: Expr
     slope: Expr
     curvature: Expr
+    magnitude: Expr
+    size: Expr
     direction: int
 
 

@@ -8,7 +8,7 @@ is ever shifted whose formula doesn't allow it (softplus has no exponential to p
 logarithmic number systems; the running maximum over tiles is Milakov and Gimelshein, arXiv:1805.02867.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,8 @@ def plain(expr: Sym) -> Sym:
         return _plain_sum(expr)
     if expr.is_Pow or expr.func in (sy.exp, sy.log, *_COMPARISONS):
         return scaled(expr).value
+    if expr.func is fn.eq and expr.args[1] == 0:  # an exponential may underflow, but isn't zero
+        return fn.eq(scaled(expr.args[0]).mantissa, ZERO)
     return expr.func(*map(plain, expr.args))
 
 
@@ -86,6 +88,19 @@ def _addends(expr: Sym) -> list[Sym]:
             rest = sy.Mul(*(f for f in expr.args if f is not factor))
             return [addend for part in _addends(factor) for addend in _addends(rest * part)]
     return [expr]
+
+
+def at_one_exponent(exprs: Iterable[Sym]) -> list[Sym]:
+    """The formulas, all divided by the same exponential, the largest of theirs."""
+    mantissas, _ = _common([scaled(expr) for expr in exprs])
+    return mantissas
+
+
+def signed_logarithm(expr: Sym) -> Sym:
+    """What has the sign of `expr` and grows with its magnitude, as far as that is between exp(-1000) and infinity."""
+    form = scaled(expr)
+    logarithm = sy.log(fn.absolute(form.mantissa)) + form.exponent
+    return fn.sign(form.mantissa) * (1000 + fn.maximum(logarithm, sy.Rational(-999)))
 
 
 def _common(terms: list[Scaled]) -> tuple[list[Sym], Sym]:

@@ -146,8 +146,10 @@ def _statistic_formula(statistic: RowStatistic) -> tuple[str, ...]:
 
 
 def _trial(root: Root) -> tuple[str, ...]:
-    low, residual, slope, curvature = map(notation.text, (root.low, root.residual, root.slope, root.curvature))
-    return f"residual {residual}, its derivatives {slope} and {curvature}", f"the first one is {low}"
+    residual, *derivatives, magnitude = map(notation.text, (root.residual, root.slope, root.curvature, root.magnitude))
+    low, high = notation.text(root.low), notation.text(root.high)
+    first = f"the first one is {low}" if root.direction else f"the first ones are {high} and {low}"
+    return f"residual {residual}, of terms of size {magnitude}", f"its derivatives {' and '.join(derivatives)}", first
 
 
 def _carry_formula(carry: Carry) -> str:

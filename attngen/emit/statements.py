@@ -124,7 +124,10 @@ class RootText:
     residual: str
     slope: str
     curvature: str
+    magnitude: str
+    size: str
     direction: float
+    uses: Uses
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +245,7 @@ class Scribe:
         targets |= {_term(c): c.body for c in this.carries} | {_term(a): a.body for a in accumulators}
         targets |= self.support() if accumulators else {}
         pivots = {p.name: Place(row=True, loop=True) for p in this.pivots}
-        arranged = self._arranged(targets, pivots, "t")
+        arranged = self._arranged(targets, pivots, f"{this.root.name}_t" if this.root else "t")
         return arranged, self._print(arranged, targets, pivots)
 
     def _split(self, exponent: Expr) -> tuple[Expr, Expr]:
@@ -261,6 +264,7 @@ class Scribe:
         arranged, lines = self._arranged_pass(index)
         late = {s.name for s in arranged.depending_on(pivots)}
         names = [line.split(" = ", 1)[0] for line in lines.inner]
+        root = self._root(this.root, (*this.carries, *this.pivots)) if this.root else None
         return PassText(
             lines.outer,
             tuple(line for name, line in zip(names, lines.inner, strict=True) if name not in late),
@@ -269,21 +273,32 @@ class Scribe:
             tuple(CarryText(c.name, c.kind, lines.tile[_term(c)], _rescale(c)) for c in this.carries),
             tuple(self._accumulator(a, lines, arranged) for a in accumulators),
             self._statistics(this),
-            lines.uses | (self._uses(_of_search(this.root)) if this.root else lines.uses),
-            self._root(this) if this.root else None,
+            lines.uses | root.uses if root else lines.uses,
+            root,
             lines.tile.get(SUPPORT, ""),
         )
 
-    def _root(self, this: ForwardPass) -> RootText:
-        assert this.root is not None
-        root, carries = this.root, {c.name: Place(row=True) for c in this.carries}
+    def _root(self, root: Root, trial: Iterable[Carry | Pivot]) -> RootText:
+        """`trial` is what a walk leaves behind. Names of their own: a loop's variables may not change their shapes."""
         bounds = self.lines({"low": root.low, "high": root.high}, self.ended(), "u")
-        targets = {"residual": root.residual, "slope": root.slope, "curvature": root.curvature}
-        lines = self.lines(targets, carries, "u")
-        residual, slope, curvature = (lines.text[name] for name in targets)
-        before = bounds.outer + bounds.inner, bounds.text["low"], bounds.text["high"]
+        formulas = root.residual, root.slope, root.curvature, root.magnitude, root.size
+        names = [f"{root.name}_{what}" for what in ("residual", "slope", "curvature", "magnitude", "size")]
+        places = {x.name: Place(row=True) for x in trial}
+        lines = self.lines(dict(zip(names, formulas, strict=True)), places, f"{root.name}_u")
+        residual, slope, curvature, magnitude, size = (lines.text[name] for name in names)
         return RootText(
-            root.name, *before, lines.outer + lines.inner, residual, slope, curvature, float(root.direction)
+            name=root.name,
+            bounds=bounds.outer + bounds.inner,
+            low=bounds.text["low"],
+            high=bounds.text["high"],
+            lines=lines.outer + lines.inner,
+            residual=residual,
+            slope=slope,
+            curvature=curvature,
+            magnitude=magnitude,
+            size=size,
+            direction=float(root.direction),
+            uses=bounds.uses | lines.uses,
         )
 
     def ended(self) -> dict[str, Place]:
@@ -326,11 +341,6 @@ class Scribe:
         forward = self.plan.analysis.forward
         targets = {f"{a.name}_factor": f for a, f in zip(forward.accumulators, forward.factors, strict=True)}
         return self.lines(targets, self.ended(), "u")
-
-
-def _of_search(root: Root) -> tuple[Expr, ...]:
-    """The formulas of a search that stand outside of its walks."""
-    return root.low, root.high, root.residual, root.slope, root.curvature
 
 
 def _growth(pivot: Pivot, power: Fraction, old: Expr, new: Expr) -> Expr:

@@ -141,7 +141,7 @@ def _forward_formulas(plan: OpPlan) -> list[Expr]:
     carried = [x.body for p in forward.passes for x in p.carries] + [a.body for a in forward.accumulators]
     exponents = [p.exponent for forward_pass in forward.passes for p in forward_pass.pivots]
     roots = [p.root for p in forward.passes if p.root]
-    ends = [x for root in roots for x in (root.low, root.high, root.residual, root.slope, root.curvature)]
+    ends = [x for r in roots for x in (r.low, r.high, r.residual, r.slope, r.curvature, r.magnitude, r.size)]
     output = plan.analysis.output
     last = [output.value, *(s.body for s in output.sums)] if output else []
     return [*carried, *exponents, *ends, *forward.factors, *last]

@@ -169,7 +169,8 @@ def _carry_rows(words: Words, this: ForwardPass) -> list[tuple[Line, ...]]:
     rows: list[tuple[Line, ...]] = []
     for carry in this.carries:
         body = Reduce(carry.kind, words.shown(carry.body))
-        rows.append(((Name(carry.name),), ("carry of a trial",), (body,), part_of(this.root, carry.name)))
+        kind = f"carry of a trial{_relative_to(carry)}"
+        rows.append(((Name(carry.name),), (kind,), (body,), part_of(this.root, carry.name)))
     zero = ir.apply("eq", Name(f"$F:{this.root.name}"), ir.number(0))
     return [*rows, ((Name(this.root.name),), ("root",), ("by the search",), (zero,))]
 

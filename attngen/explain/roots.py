@@ -14,9 +14,9 @@ from attngen.ir import Expr, Name, Reduce
 from attngen.schedule import ROOT_TRIALS
 
 _DIRECTIONS = {
-    1: "falls from the first bound to the second",
-    -1: "rises from the first bound to the second",
-    0: "may rise or fall, which its slope in the first trial tells",
+    1: "falls as the value grows",
+    -1: "rises as the value grows",
+    0: "may rise or fall, which its signs at the bounds tell",
 }
 
 
@@ -29,8 +29,13 @@ def search_section(words: Words) -> Section | None:
     blocks = [block for this in words.plan.analysis.forward.passes if this.root for block in _search(words, this)]
     if not blocks:
         return None
-    text = f"A search is over when a step would change the last digits alone, and after {ROOT_TRIALS} walks in any "
-    text += "case; 3 to 8 are the rule for sums of powers. A block of rows goes on until all of its rows have settled."
+    text = (
+        "A search is over when its residual is zero up to rounding or a step would change the last digits alone, and "
+    )
+    text += (
+        f"after {ROOT_TRIALS} walks in any case; 3 to 8 are the rule for sums of powers. A block of rows goes on until "
+    )
+    text += "all of its rows have settled."
     return Section("The search for roots", (*blocks, Paragraph((text,))))
 
 
@@ -43,11 +48,10 @@ def _search(words: Words, this: ForwardPass) -> list[Block]:
     equations = [Equation(left, written_out(words, this, d)) for left, d in zip(symbols, derivatives, strict=False)]
     text: Line = (name, " is looked for between ", words.shown(root.low), " and ", words.shown(root.high))
     which = "two derivatives" if len(equations) > 2 else "derivative"
-    text += (f", from the first on. A walk over the keys gives a trial value's residual and its {which}, by sums:",)
-    found: Line = (
-        residual,
-        f" {_DIRECTIONS[root.direction]}. So its sign tells which bound a trial replaces. The next ",
-    )
+    begin = "from the lower one on" if root.direction else "the upper one first, then the lower one"
+    text += (f", {begin}. A walk over the keys gives a trial value's residual and its {which}, by sums:",)
+    found: Line = (residual, " has the zero and the signs of the equation. It ") if this.pivots else (residual, " ")
+    found += (f"{_DIRECTIONS[root.direction]}. So its sign tells which bound a trial replaces. The next ",)
     found += ("trial is ", _step(root), ", unless that leaves the bracket or the last step didn't halve ", residual)
     found += (": then it is the middle of the bracket.", *_method(root))
     return [Paragraph(text), Equations(tuple(equations)), Paragraph(found)]

@@ -6,6 +6,7 @@ evaluated as it stands, while a plan whose stable form is wrong can't. Everythin
 
 from random import Random
 
+from attngen import ir
 from attngen.diagnostics import Diagnostic, InternalError, SpecError
 from attngen.schedule import OpPlan
 from attngen.selfcheck.case import draw
@@ -27,17 +28,26 @@ def check_plan(plan: OpPlan) -> None:
     random, formula, execution = Random(0), Formula(plan.normalizer), Execution(plan)
     cases = [_ordinary(formula, plan, random) for _ in range(_CASES)]
     if not any(cases):
-        raise SpecError((_NOWHERE_FINITE,))
+        raise SpecError((_nowhere_finite(formula, plan),))
     for truth in (*cases, _large(formula, plan, random)):
         found = None if truth is None else _difference(execution, truth)
         if found is not None:
             raise InternalError(f"the plan of '{plan.normalizer.name}' is wrong: {found}", stage_as_text(plan))
 
 
-_NOWHERE_FINITE = Diagnostic(
-    "the weights are not finite for any scores and inputs that were tried",
-    expected="a formula that has a finite value for some scores between -30 and 30",
-)
+def _nowhere_finite(formula: Formula, plan: OpPlan) -> Diagnostic:
+    """Says which root is to blame, if one is."""
+    unsolved = OnCase(formula, draw(plan.normalizer.inputs, Random(0), 0)).unsolved()
+    roots = [node for node in ir.walk(plan.normalizer.weights) if isinstance(node, ir.Root)]
+    for root in roots:
+        if root.variable in unsolved[:1]:
+            message = f"the root '{root.variable}' isn't a single zero for any scores and inputs that were tried"
+            expected = "a formula that crosses zero once between the bounds, without a jump, for some scores"
+            return Diagnostic(message, root.span, f"{expected} between -30 and 30")
+    return Diagnostic(
+        "the weights are not finite for any scores and inputs that were tried",
+        expected="a formula that has a finite value for some scores between -30 and 30",
+    )
 
 
 def _difference(execution: Execution, truth: OnCase) -> Difference | str | None:

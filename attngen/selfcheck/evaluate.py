@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from random import Random
 
 from attngen import ir
-from attngen.selfcheck.arithmetic import EXACT, NAN, OPERATIONS, REDUCTIONS
-from attngen.selfcheck.zero import zero
+from attngen.selfcheck.arithmetic import EXACT, OPERATIONS, REDUCTIONS
+from attngen.selfcheck.zero import only_zero
 
 Names = Mapping[str, float | list[float]]
-_NO_ZERO = 1e-9  # what the residual at a root may be of that at the bounds
 JITTER = 1e-13  # relative size of the errors that a jittered evaluation makes in every step
 
 
@@ -100,6 +99,7 @@ class Evaluation:
     held: dict[int, list[float]] = field(default_factory=dict)
     jitter: Random | None = None
     overflowed: bool = False
+    unsolved: list[str] = field(default_factory=list)  # roots without a zero, or with more than one
 
     def run(self, steps: Program, names: Names) -> list[float]:
         """The formula's value at each key; raises KeyError for an unknown name."""
@@ -141,7 +141,7 @@ class Evaluation:
     def _zero(self, residual: Residual, bounds: tuple[float, float], fixed: list[list[float]]) -> float:
         """The root, of a residual that errs if this evaluation does; only its value at the root may not overflow.
 
-        NaN if there is none between the bounds: there a root has a value, the nearer bound, but no gradient of its own.
+        NaN if it isn't the only zero between the bounds: what it then has as its value has no gradient.
         """
         names = dict(zip(residual.names, fixed, strict=True))
 
@@ -149,8 +149,9 @@ class Evaluation:
             inner = Evaluation(self.width, jitter=self.jitter)
             return inner.run(residual.steps, {**names, residual.variable: value})[0], inner.overflowed
 
-        found = zero(lambda value: at(value)[0], *bounds)
-        at_found, overflowed = at(found)
-        self.overflowed |= overflowed
-        is_zero = abs(at_found) <= _NO_ZERO * max(abs(at(bound)[0]) for bound in bounds)
-        return found if is_zero else NAN
+        found = only_zero(lambda value: at(value)[0], *bounds)
+        if found != found:
+            self.unsolved.append(residual.variable)
+            return found
+        self.overflowed |= at(found)[1]
+        return found

@@ -17,7 +17,7 @@ from attngen.schedule import OpPlan, sums_of
 from attngen.selfcheck.arithmetic import exp, larger, logarithm, smaller
 from attngen.selfcheck.case import Case
 from attngen.selfcheck.evaluate import Evaluation, Names, Program, program
-from attngen.selfcheck.search import zero_between
+from attngen.selfcheck.search import Trial, zero_between
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +122,13 @@ class Execution:
         return one_pass is self.plan.analysis.forward.passes[-1]
 
     def _search(self, one_pass: ForwardPass, root: Root, case: Case, row: int, known: dict[str, float]) -> float:
-        def trial(x: float) -> tuple[float, float, float]:
+        formulas = root.residual, root.slope, root.curvature, root.magnitude, root.size
+
+        def trial(x: float) -> Trial:
             here = known | {root.name: x}
-            carried = self._walk(one_pass, case, row, here).carried
-            here |= {c.name: carried[c.name][0] for c in one_pass.carries}
-            residual, slope, curvature = (self.value(e, here)[0] for e in (root.residual, root.slope, root.curvature))
-            return residual, slope, curvature
+            merged = self._walk(one_pass, case, row, here)
+            here |= _divisors(one_pass, merged.pivots) | {c.name: merged.carried[c.name][0] for c in one_pass.carries}
+            return Trial(*(self.value(formula, here)[0] for formula in formulas))
 
         low, high = (self.value(bound, known)[0] for bound in (root.low, root.high))
         return zero_between(low, high, root.direction, trial)

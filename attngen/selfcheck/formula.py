@@ -84,6 +84,10 @@ class OnCase:
     def is_finite(self) -> bool:
         return all(math.isfinite(x) for row in (*self.base, *self.outputs) for x in row)
 
+    def unsolved(self) -> tuple[str, ...]:
+        """Roots that have no value in some row, not being the only zero between their bounds."""
+        return tuple(dict.fromkeys(name for row in self.rows for name in row.weights.unsolved))
+
     def slope_noise(self) -> float:
         """What rounding makes of a difference quotient; it errs a hundred times less than the jitter."""
         rows = range(len(self.rows))

@@ -86,8 +86,8 @@ OUTPUT = "name: x\nweights: exp(s)\noutput: o / sqrt(csum(o ** 2))\n"
 
 def test_the_search_is_told() -> None:
     text = whole(ROOT)
-    assert "tau is looked for between extreme - 1 and extreme, from the first on." in text
-    assert "F = sum_j(relu(s - tau)) - 1 F' = sum_j(-where(s - tau > 0, 1, 0)) F falls" in text
+    assert "tau is looked for between extreme - 1 and extreme, from the lower one on." in text
+    assert "F = sum_j(relu(s - tau)) - 1 F' = -sum_j(where(s - tau > 0, 1, 0)) F falls" in text
     assert "The next trial is tau - F / F', unless" in text
     assert "F' at the root is made of tau_slope." in text
     assert "forward 3 + T (2 + T) * D + Dv" in text
@@ -95,9 +95,9 @@ def test_the_search_is_told() -> None:
 
 def test_a_rising_residual_and_one_that_may_do_either() -> None:
     rising = ROOT.replace("sum(relu(s - tau)) - 1", "1 - sum(relu(s - tau))")
-    assert "F rises from the first bound" in whole(rising)
+    assert "F rises as the value grows" in whole(rising)
     either = ROOT.replace("sum(relu(s - tau)) - 1", "sum(sin(s - tau))")
-    assert "F may rise or fall" in whole(either)
+    assert "F may rise or fall, which its signs at the bounds tell" in whole(either)
 
 
 def test_support_is_told_where_it_is_claimed() -> None:
