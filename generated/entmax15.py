@@ -142,13 +142,14 @@ def _square(x):
 
 
 @triton.jit
-def _next_trial(x, low, high, last, direction, tried, open, residual, slope, curvature, magnitude, size):
+def _next_trial(x, low, high, last, stride, direction, tried, open, residual, slope, curvature, magnitude, size):
     """One step of the search for a root, by Halley's method, in the rows where it is still open.
 
     `direction` is one if the residual falls as x grows, minus one if it rises, zero if that isn't known: then the first
     two trials are the bounds, the upper one first, and without a change of sign the one nearer to zero is the result.
-    A step out of the bracket, or after one that didn't halve the residual, goes to the bracket's middle; out of it by
-    the upper bound, goes there first, unless that was `tried`. `size` is what residuals at the bounds are compared by.
+    Out of the bracket, after a step that didn't halve the residual, or where a step would be more than two thirds of the
+    last, `stride`, the bracket's middle comes next; the upper bound first, if a step leads beyond and it wasn't `tried`.
+    `size` is what residuals at the bounds are compared by.
     """
     EPSILON: tl.constexpr = 1.1920929e-7
     INFINITY: tl.constexpr = float("inf")
@@ -162,10 +163,12 @@ def _next_trial(x, low, high, last, direction, tried, open, residual, slope, cur
     newton = tl.where(tl.abs(slope) < INFINITY, -residual / slope, float("nan"))
     bend = 0.5 * newton * (curvature / slope)
     bend = tl.where(bend == bend, bend, 0.0)
-    stepped = x + newton / tl.minimum(tl.maximum(1.0 + bend, 0.25), 4.0)
-    halved = (tl.abs(residual) <= 0.5 * tl.abs(last)) | lower
+    step = newton / tl.minimum(tl.maximum(1.0 + bend, 0.25), 4.0)
+    stepped = x + step
+    closer = ((tl.abs(residual) <= 0.5 * tl.abs(last)) | lower) & (tl.abs(step) <= 0.667 * stride)
+    good = (stepped > low) & (stepped < high) & closer
     beyond = (stepped >= high) & (tried == 0)
-    following = tl.where((stepped > low) & (stepped < high) & halved, stepped, low + 0.5 * (high - low))
+    following = tl.where(good, stepped, low + 0.5 * (high - low))
     following = tl.where(upper, low, tl.where(beyond, high, following))
     tolerance = 2.0 * EPSILON * tl.abs(x)
     rounding = 8.0 * EPSILON * magnitude
@@ -176,10 +179,11 @@ def _next_trial(x, low, high, last, direction, tried, open, residual, slope, cur
     closing = tl.where(unknown, float("nan"), closing)
     narrow = (high - low <= tolerance) & (upper == 0)
     last = tl.where(open, tl.where(upper, size, residual), last)
+    stride = tl.where(good, tl.abs(step), INFINITY)
     tried = tl.where(open & (upper | beyond), 1, tried)
     still_open = open & ((found | narrow | alone | unknown) == 0)
     x = tl.where(still_open, following, tl.where(open, closing, x))
-    return x, low, high, last, direction, tried, still_open
+    return x, low, high, last, stride, direction, tried, still_open
 
 
 @triton.jit
@@ -263,6 +267,7 @@ def entmax15_forward(
     tau_high = tl.maximum(tau_bound, tau_other)
     tau = tau_low
     tau_last = tl.full([BLOCK_M], float("inf"), tl.float32)
+    tau_stride = tau_last
     tau_direction = tl.full([BLOCK_M], 1.0, tl.float32)
     tau_tried = tl.full([BLOCK_M], 0, tl.int32)
     tau_open = visible_count > 0
@@ -314,8 +319,8 @@ def entmax15_forward(
         tau_curvature = 2.0 * trial3
         tau_magnitude = 1.0 + trial1
 
-        tau, tau_low, tau_high, tau_last, tau_direction, tau_tried, tau_open = _next_trial(
-            tau, tau_low, tau_high, tau_last, tau_direction, tau_tried, tau_open,
+        tau, tau_low, tau_high, tau_last, tau_stride, tau_direction, tau_tried, tau_open = _next_trial(
+            tau, tau_low, tau_high, tau_last, tau_stride, tau_direction, tau_tried, tau_open,
             tau_residual, tau_slope, tau_curvature, tau_magnitude, tau_residual,
         )  # fmt: skip
         walks = tl.where(tl.max(tau_open.to(tl.int32), 0) > 0, walks + 1, 48)
@@ -845,13 +850,14 @@ PORTABLE_TILE = Tile(128, 512, 0, 0)
 class _Search(NamedTuple):
     """The search for a root in every row, as in the kernels.
 
-    Trial value, bracket, residual of the trial before, direction, whether the upper bound was tried, open rows.
+    Trial value, bracket, the last trial's residual and step, direction, whether the upper bound was tried, open rows.
     """
 
     x: Tensor
     low: Tensor
     high: Tensor
     last: Tensor
+    stride: Tensor
     direction: Tensor
     tried: Tensor
     open: Tensor
@@ -861,7 +867,7 @@ class _Search(NamedTuple):
         low, high = torch.minimum(bound, other), torch.maximum(bound, other)
         unknown, tried = torch.full_like(low, math.inf), torch.zeros_like(low, dtype=torch.bool)
         first = low if direction else high
-        return cls(first, low, high, unknown, torch.full_like(low, direction), tried, live.expand(low.shape))
+        return cls(first, low, high, unknown, unknown, torch.full_like(low, direction), tried, live.expand(low.shape))
 
     def next(
         self, residual: Tensor, slope: Tensor, curvature: Tensor, magnitude: Tensor, size: Tensor
@@ -870,9 +876,9 @@ class _Search(NamedTuple):
 
         `direction` is one if the residual falls as x grows, minus one if it rises, zero if that isn't known: then the
         first two trials are the bounds, the upper one first, and without a change of sign the one nearer to zero is the
-        result. A step out of the bracket, or after one that didn't halve the residual, goes to the bracket's middle;
-        out of it by the upper bound, goes there first, unless that was `tried`. `size` is what residuals at the bounds
-        are compared by.
+        result. Out of the bracket, after a step that didn't halve the residual, or where a step would be more than two
+        thirds of the last, `stride`, the bracket's middle comes next; the upper bound first, if a step leads beyond and
+        it wasn't `tried`. `size` is what residuals at the bounds are compared by.
         """
         x, last, epsilon = self.x, self.last, torch.finfo(residual.dtype).eps
         upper, lower = (self.direction == 0) & ~self.tried, (self.direction == 0) & self.tried
@@ -883,10 +889,12 @@ class _Search(NamedTuple):
         high = torch.where(self.open & (residual * direction < 0), x, self.high)
         newton = torch.where(slope.isinf(), math.nan, -residual / slope)
         bend = (0.5 * newton * (curvature / slope)).nan_to_num(0.0)
-        stepped = x + newton / (1 + bend).clamp(0.25, 4.0)
-        halved = (residual.abs() <= 0.5 * last.abs()) | lower
+        step = newton / (1 + bend).clamp(0.25, 4.0)
+        stepped = x + step
+        closer = ((residual.abs() <= 0.5 * last.abs()) | lower) & (step.abs() <= 0.667 * self.stride)
+        good = (stepped > low) & (stepped < high) & closer
         beyond = (stepped >= high) & ~self.tried
-        following = torch.where((stepped > low) & (stepped < high) & halved, stepped, low + 0.5 * (high - low))
+        following = torch.where(good, stepped, low + 0.5 * (high - low))
         following = torch.where(upper, low, torch.where(beyond, high, following))
         tolerance, rounding = 2 * epsilon * x.abs(), 8 * epsilon * magnitude
         is_zero = (residual == 0) | ((residual.abs() <= rounding) & (rounding < math.inf))
@@ -897,7 +905,8 @@ class _Search(NamedTuple):
         narrow = (high - low <= tolerance) & ~upper
         still = self.open & ~(found | narrow | alone | unknown)
         x = torch.where(still, following, torch.where(self.open, closing, x))
-        return _Search(x, low, high, torch.where(upper, size, residual), direction, self.tried | upper | beyond, still)
+        last, stride = torch.where(upper, size, residual), torch.where(good, step.abs(), math.inf)
+        return _Search(x, low, high, last, stride, direction, self.tried | upper | beyond, still)
 
 
 def _views(query: Tensor, key: Tensor, inputs: Inputs) -> list[Tensor]:
@@ -1330,12 +1339,13 @@ inline int64_t blocks_of(int64_t count, int64_t size) { return (count + size - 1
 inline int64_t whole_vectors(int64_t count) { return blocks_of(count, W) * W; }
 
 // The search for a root in each query of a block: between `low` and `high`, which close in. `direction` is one if the
-// residual falls between them, minus one if it rises, zero if that isn't known yet; `last` is the |residual| of the trial
-// before; `open` is one while the search goes on.
+// residual falls as the value grows, minus one if it rises, zero if that isn't known yet; `last` and `stride` are the
+// residual and the step of the trial before; `tried` is one if the upper bound was, `open` while the search goes on.
 struct Search {
-  alignas(64) float low[MOST_ROWS], high[MOST_ROWS], direction[MOST_ROWS], last[MOST_ROWS], open[MOST_ROWS];
+  alignas(64) float low[MOST_ROWS], high[MOST_ROWS], direction[MOST_ROWS], last[MOST_ROWS], stride[MOST_ROWS];
+  alignas(64) float tried[MOST_ROWS], open[MOST_ROWS];
   alignas(64) float residual[MOST_ROWS], slope[MOST_ROWS], curvature[MOST_ROWS];  // of the last trial
-  alignas(64) float tolerance[MOST_ROWS];
+  alignas(64) float magnitude[MOST_ROWS], size[MOST_ROWS];
 
   bool goes_on(int64_t count) const { return std::find(open, open + count, 1.f) != open + count; }
 };
@@ -1430,45 +1440,63 @@ struct VisibleRows {
   }
 };
 
-constexpr int64_t ROOT_TRIALS = 24;  // at most
+constexpr int64_t ROOT_TRIALS = 48;  // at most
 
-// The first trial is the lower bound. A query that sees no key has zero, and nothing to search for.
+// The first trial is the lower bound, or the upper one if the direction isn't known. A query that sees no key has zero,
+// and nothing to search for.
 inline void begin_search(const Rows& rows, Search& s, float direction, float* trial) {
   for (int64_t r = 0; r < whole_vectors(rows.count); r++) {
     const bool sees = rows.end_visible[r] > rows.first_visible[r];
     if (!sees) s.low[r] = s.high[r] = 0.f;
-    trial[r] = s.low[r];
+    if (s.high[r] < s.low[r]) std::swap(s.low[r], s.high[r]);
+    trial[r] = direction ? s.low[r] : s.high[r];
     s.direction[r] = direction;
-    s.last[r] = INF;
+    s.last[r] = s.stride[r] = INF;
+    s.tried[r] = 0.f;
     s.open[r] = sees ? 1.f : 0.f;
-    s.tolerance[r] = 4.8e-7f * std::max(std::abs(s.low[r]), std::abs(s.high[r]));
   }
 }
 
-// One step by Halley's method, in the queries whose search goes on. A step out of the bracket, or after one that didn't
-// halve the residual, goes to the bracket's middle.
+// One step by Halley's method, in the queries whose search goes on. While the direction isn't known, the bounds are tried,
+// the upper one first; without a change of sign the one nearer to zero by `size` is the result. Out of the bracket, after a
+// step that didn't halve the residual, or where a step would be more than two thirds of the last, the bracket's middle
+// comes next; the upper bound first, if a step leads beyond and it wasn't tried.
 inline void next_trial(int64_t count, Search& s, float* trial) {
-  const Vec zero(0.f), one(1.f);
+  const Vec zero(0.f), one(1.f), half(0.5f), inf(INF), nan(std::numeric_limits<float>::quiet_NaN());
+  const Vec epsilon(std::numeric_limits<float>::epsilon());
   for (int64_t lane = 0; lane < count; lane += W) {
     const Vec x = load(trial + lane), residual = load(s.residual + lane), slope = load(s.slope + lane);
-    const Vec open = load(s.open + lane) == one, size = residual.abs(), tolerance = load(s.tolerance + lane);
-    const Vec falls = (slope < zero) | ((slope == zero) & (residual >= zero)), known = load(s.direction + lane);
-    const Vec direction = select(known == zero, select(falls, one, Vec(-1.f)), known);
-    const Vec low = select(open & (residual * direction >= zero), x, load(s.low + lane));
+    const Vec size = load(s.size + lane), last = load(s.last + lane), known = load(s.direction + lane);
+    const Vec open = load(s.open + lane) == one, tried = load(s.tried + lane) == one;
+    const Vec upper = (known == zero) & (load(s.tried + lane) == zero), lower = (known == zero) & tried;
+    const Vec inside = (known != zero) | tried;  // not at the upper bound before the direction is known
+    const Vec unknown = lower & ((residual != residual) | (last != last));
+    const Vec alone = lower & (select(residual > zero, one, zero) == select(last > zero, one, zero));
+    const Vec direction = select(lower, select(residual > zero, one, Vec(-1.f)), known);
+    const Vec low = select(open & inside & (residual * direction >= zero), x, load(s.low + lane));
     const Vec high = select(open & (residual * direction < zero), x, load(s.high + lane));
-    const Vec newton = residual.neg() / slope;
-    const Vec bend = at::vec::clamp(one - residual * load(s.curvature + lane) / (Vec(2.f) * slope * slope), Vec(0.25f), Vec(4.f));
-    const Vec stepped = x + newton / select(bend == bend, bend, one);
-    const Vec good = (stepped > low) & (stepped < high) & (size <= Vec(0.5f) * load(s.last + lane));
-    const Vec following = select(good, stepped, low + Vec(0.5f) * (high - low));
-    const Vec closes = newton.abs() <= tolerance;
-    const Vec closing = select(closes, at::vec::clamp(x + newton, low, high), x);
-    const Vec goes_on = select(closes, zero, select(open & (high - low > tolerance), one, zero));
-    select(goes_on == one, following, select(open, closing, x)).store(trial + lane);
+    const Vec newton = select(slope.abs() < inf, residual.neg() / slope, nan);
+    const Vec bent = half * newton * (load(s.curvature + lane) / slope), bend = select(bent == bent, bent, zero);
+    const Vec step = newton / at::vec::clamp(one + bend, Vec(0.25f), Vec(4.f)), stepped = x + step;
+    const Vec halved = lower | (residual.abs() <= half * last.abs());
+    const Vec good = halved & (stepped > low) & (stepped < high) & (step.abs() <= Vec(0.667f) * load(s.stride + lane));
+    const Vec beyond = (stepped >= high) & (load(s.tried + lane) == zero);
+    const Vec inner = select(beyond, high, select(good, stepped, low + half * (high - low)));
+    const Vec tolerance = Vec(2.f) * epsilon * x.abs(), rounding = Vec(8.f) * epsilon * load(s.magnitude + lane);
+    const Vec is_zero = (residual == zero) | ((residual.abs() <= rounding) & (rounding < inf));
+    const Vec found = is_zero | ((newton.abs() <= tolerance) & (bend.abs() <= one)), moved = x + newton;
+    const Vec closing = select(found & (moved > low) & (moved < high), moved, x);
+    const Vec nearer = select(is_zero, closing, select(alone & (last.abs() < size.abs()), high, closing));
+    const Vec closed = found | alone | unknown | (inside & (high - low <= tolerance));
+    const Vec goes_on = select(closed, zero, load(s.open + lane));
+    const Vec following = select(upper, low, inner), closed_at = select(unknown, nan, nearer);
+    select(goes_on == one, following, select(open, closed_at, x)).store(trial + lane);
     low.store(s.low + lane);
     high.store(s.high + lane);
     direction.store(s.direction + lane);
-    select(open, size, load(s.last + lane)).store(s.last + lane);
+    select(upper, size, residual).store(s.last + lane);
+    select(good, step.abs(), inf).store(s.stride + lane);
+    select(upper | beyond, one, load(s.tried + lane)).store(s.tried + lane);
     goes_on.store(s.open + lane);
   }
 }
@@ -1555,7 +1583,7 @@ void tile_of_pass2(const Call& call, const Block& block, int64_t first_key, Stat
   const int64_t wide = whole_vectors(keys.count), ld = call.block_n;
   const Vec scale(call.scale);
 
-  const Vec t1 = Vec(0.5f) * scale;
+  const Vec tau_t1 = Vec(0.5f) * scale;
 
   for (int64_t r = 0; r < block.count(); r++) {
     const float* scores = s.scores + r * ld;
@@ -1570,15 +1598,14 @@ void tile_of_pass2(const Call& call, const Block& block, int64_t first_key, Stat
       [[maybe_unused]] const Vec seen = EDGE ? visible.at(lane) : Vec(0.f);
       const Vec qk = load(scores + lane);
 
-      const Vec t2 = t1 * qk - tau;
-      const Vec t3 = relu(t2);
-      const Vec trial1_term = square(t3);
-      const Vec trial2_term = -(Vec(2.0f) * t3);
-      const Vec trial3_term = select(t2 > Vec(0.0f), Vec(2.0f), Vec(0.0f));
+      const Vec tau_t2 = tau_t1 * qk - tau;
+      const Vec tau_t3 = relu(tau_t2);
+      const Vec trial1_term = square(tau_t3);
+      const Vec trial3_term = select(tau_t2 > Vec(0.0f), Vec(1.0f), Vec(0.0f));
 
       const Vec trial1_here = trial1_term;
       trial1_seen = trial1_seen + (EDGE ? select(seen, trial1_here, Vec(0.f)) : trial1_here);
-      const Vec trial2_here = trial2_term;
+      const Vec trial2_here = tau_t3;
       trial2_seen = trial2_seen + (EDGE ? select(seen, trial2_here, Vec(0.f)) : trial2_here);
       const Vec trial3_here = trial3_term;
       trial3_seen = trial3_seen + (EDGE ? select(seen, trial3_here, Vec(0.f)) : trial3_here);
@@ -1594,7 +1621,7 @@ inline void merge_pass2([[maybe_unused]] const Call& call, State& state, const S
   Rows& rows = state.rows;
   const Vec scale(call.scale);
 
-  const Vec t1 = Vec(0.5f) * scale;
+  const Vec tau_t1 = Vec(0.5f) * scale;
 
   for (int64_t lane = 0; lane < rows.count; lane += W) {
     const Vec trial1 = load(rows.trial1 + lane), trial1_part = load(part.rows.trial1 + lane);
@@ -1628,11 +1655,16 @@ inline void next_trial_of_pass2([[maybe_unused]] const Call& call, Rows& rows) {
     const Vec trial2 = load(rows.trial2 + lane);
     const Vec trial3 = load(rows.trial3 + lane);
 
-    const Vec residual = trial1 - Vec(1.0f);
+    const Vec tau_residual = trial1 - Vec(1.0f);
+    const Vec tau_slope = -(Vec(2.0f) * trial2);
+    const Vec tau_curvature = Vec(2.0f) * trial3;
+    const Vec tau_magnitude = Vec(1.0f) + trial1;
 
-    (residual).store(rows.tau_search.residual + lane);
-    (trial2).store(rows.tau_search.slope + lane);
-    (trial3).store(rows.tau_search.curvature + lane);
+    (tau_residual).store(rows.tau_search.residual + lane);
+    (tau_slope).store(rows.tau_search.slope + lane);
+    (tau_curvature).store(rows.tau_search.curvature + lane);
+    (tau_magnitude).store(rows.tau_search.magnitude + lane);
+    (tau_residual).store(rows.tau_search.size + lane);
   }
 
   next_trial(rows.count, rows.tau_search, rows.tau);

@@ -80,9 +80,9 @@ class Root:
 
     Each walk sums the carries of its pass, whose bodies use the trial value by `name`. `residual`, which is to become
     zero, and its first two derivatives by the trial value are formulas of them and of the pivots. A residual that is
-    less than rounding makes of terms of `magnitude` is zero. `size` has its sign and says at which bound it is nearer to
-    zero. `direction` is 1 if the residual is known to fall as the
-    value grows, -1 if to rise, 0 if the search has to find out.
+    less than rounding makes of terms of `magnitude` is zero. `size` has its sign and says at which bound it is nearer
+    to zero. `direction` is 1 if the residual is known to fall as the value grows, -1 if to rise, 0 if the search has to
+    find out.
     """
 
     name: str

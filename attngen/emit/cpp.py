@@ -219,7 +219,7 @@ class _CppAssembly:
 
     def search(self, root: RootText) -> ct.CppSearch:
         bounds = {"low": root.low, "high": root.high}
-        trial = {"residual": root.residual, "slope": root.slope, "curvature": root.curvature}
+        trial = {what: getattr(root, what) for what in ("residual", "slope", "curvature", "magnitude", "size")}
         of_bounds, of_trial = (
             self.vectors(lines, [(f"{root.name}_search.{name}", text) for name, text in stores.items()])
             for lines, stores in ((root.bounds, bounds), (root.lines, trial))

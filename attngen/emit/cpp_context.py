@@ -36,7 +36,7 @@ class CppAccumulator:
 
 @dataclass(frozen=True, slots=True)
 class CppSearch:
-    """The search for the root `name`: its bounds, and of a walk's carries the residual with its two derivatives."""
+    """The search for the root `name`: its bounds, and what a walk's carries say of the residual."""
 
     name: str
     direction: float

@@ -286,20 +286,9 @@ class Scribe:
         places = {x.name: Place(row=True) for x in trial}
         lines = self.lines(dict(zip(names, formulas, strict=True)), places, f"{root.name}_u")
         residual, slope, curvature, magnitude, size = (lines.text[name] for name in names)
-        return RootText(
-            name=root.name,
-            bounds=bounds.outer + bounds.inner,
-            low=bounds.text["low"],
-            high=bounds.text["high"],
-            lines=lines.outer + lines.inner,
-            residual=residual,
-            slope=slope,
-            curvature=curvature,
-            magnitude=magnitude,
-            size=size,
-            direction=float(root.direction),
-            uses=bounds.uses | lines.uses,
-        )
+        before = bounds.outer + bounds.inner, bounds.text["low"], bounds.text["high"], lines.outer + lines.inner
+        sought = residual, slope, curvature, magnitude, size, float(root.direction)
+        return RootText(root.name, *before, *sought, bounds.uses | lines.uses)
 
     def ended(self) -> dict[str, Place]:
         """The names that passes leave behind beside their statistics."""

@@ -52,8 +52,8 @@ def _search(words: Words, this: ForwardPass) -> list[Block]:
     text += (f", {begin}. A walk over the keys gives a trial value's residual and its {which}, by sums:",)
     found: Line = (residual, " has the zero and the signs of the equation. It ") if this.pivots else (residual, " ")
     found += (f"{_DIRECTIONS[root.direction]}. So its sign tells which bound a trial replaces. The next ",)
-    found += ("trial is ", _step(root), ", unless that leaves the bracket or the last step didn't halve ", residual)
-    found += (": then it is the middle of the bracket.", *_method(root))
+    found += ("trial is ", _step(root), ", unless that leaves the bracket, the last step didn't halve ", residual)
+    found += (" or this one is more than two thirds of it: then it is the middle of the bracket.", *_method(root))
     return [Paragraph(text), Equations(tuple(equations)), Paragraph(found)]
 
 

@@ -13,6 +13,7 @@ from attngen.selfcheck.case import draw
 from attngen.selfcheck.compare import Difference, difference
 from attngen.selfcheck.execute import Execution
 from attngen.selfcheck.formula import Formula, OnCase
+from attngen.selfcheck.several import root_with_several_zeros
 from attngen.stagetext import stage_as_text
 
 _CASES = 4
@@ -31,6 +32,9 @@ def check_plan(plan: OpPlan) -> None:
         raise SpecError((_nowhere_finite(formula, plan),))
     for truth in (*cases, _large(formula, plan, random)):
         found = None if truth is None else _difference(execution, truth)
+        several = root_with_several_zeros(execution, truth) if truth and found else None
+        if several is not None:
+            raise SpecError((_no_single_zero(several),))
         if found is not None:
             raise InternalError(f"the plan of '{plan.normalizer.name}' is wrong: {found}", stage_as_text(plan))
 
@@ -41,12 +45,18 @@ def _nowhere_finite(formula: Formula, plan: OpPlan) -> Diagnostic:
     roots = [node for node in ir.walk(plan.normalizer.weights) if isinstance(node, ir.Root)]
     for root in roots:
         if root.variable in unsolved[:1]:
-            message = f"the root '{root.variable}' isn't a single zero for any scores and inputs that were tried"
-            expected = "a formula that crosses zero once between the bounds, without a jump, for some scores"
-            return Diagnostic(message, root.span, f"{expected} between -30 and 30")
+            return _no_single_zero(root)
     return Diagnostic(
         "the weights are not finite for any scores and inputs that were tried",
         expected="a formula that has a finite value for some scores between -30 and 30",
+    )
+
+
+def _no_single_zero(root: ir.Root) -> Diagnostic:
+    return Diagnostic(
+        f"the root '{root.variable}' isn't a single zero for scores and inputs that were tried",
+        root.span,
+        "a formula that crosses zero once between the bounds, without a jump",
     )
 
 

@@ -24,9 +24,9 @@ def only_zero(function: Function, low: float, high: float) -> float:
     there.
     """
     points = [(x, function(x)) for x in (low + (high - low) * part / _PARTS for part in range(_PARTS + 1))]
-    if any(value != value for _, value in (points[0], points[-1])):
-        return NAN
     signed = [point for point in points if sign(point[1]) != 0]
+    if any(value != value for _, value in (points[0], points[-1])) or len(signed) < len(points) - 1:
+        return NAN
     changes = [(a, b) for a, b in pairwise(signed) if sign(a[1]) != sign(b[1])]
     if not changes:
         return _zero_bound(function, low, high)
