@@ -287,8 +287,8 @@ class Scribe:
         lines = self.lines(dict(zip(names, formulas, strict=True)), places, f"{root.name}_u")
         residual, slope, curvature, magnitude, size = (lines.text[name] for name in names)
         before = bounds.outer + bounds.inner, bounds.text["low"], bounds.text["high"], lines.outer + lines.inner
-        sought = residual, slope, curvature, magnitude, size, float(root.direction)
-        return RootText(root.name, *before, *sought, bounds.uses | lines.uses)
+        uses, direction = bounds.uses | lines.uses, float(root.direction)
+        return RootText(root.name, *before, residual, slope, curvature, magnitude, size, direction, uses)
 
     def ended(self) -> dict[str, Place]:
         """The names that passes leave behind beside their statistics."""
