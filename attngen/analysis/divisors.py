@@ -1,8 +1,8 @@
 """Divisors: which sums must be kept from zero, because formulas divide by them.
 
-A sum of positive terms isn't zero, but in floating point it may underflow; where it is a factor of weights, gradients
-divide by it. A sum that only divides has no other use of its zero: 0 / 0 is then 0. A statistic whose value a formula
-uses otherwise, as in a condition, is left alone. Knows nothing of how small a divisor may be.
+A sum of positive terms isn't zero, but in floating point it may underflow. A sum that only divides has no other use of
+its zero: 0 / 0 is then 0. A statistic whose value a formula uses otherwise, as in a numerator or a condition, is left
+alone. Knows nothing of how small a divisor may be.
 """
 
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ def divisors(staged: Staged) -> frozenset[Sym]:
 
 
 def _is_divisor(statistic: Sym, exponents: list[Sym]) -> bool:
-    if statistic.is_positive:  # gradients divide by a factor as well
-        return any(exponent != 0 for exponent in exponents)
+    if statistic.is_positive:  # a numerator would be too large
+        return not all(e.is_nonnegative for e in exponents) and not any(e.is_positive for e in exponents)
     return bool(exponents) and all(exponent.could_extract_minus_sign() for exponent in exponents)
 
 

@@ -132,7 +132,7 @@ def _by_terms(symbol: Sym, staged: Staged, carries: Carries, result: Gradients) 
         ratio = log_derivative(staged.terms[0].h, symbol)
         if ratio is not None:
             return ratio * DELTA
-    changes = [sy.derivative(term.h, symbol) for term in staged.terms]
+    changes = [sy.factor_terms(sy.derivative(term.h, symbol)) for term in staged.terms]
     return sy.Add(*(c * _product(i, staged, carries, result) for i, c in enumerate(changes) if c != 0))
 
 
