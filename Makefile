@@ -4,12 +4,13 @@ BIN := .venv/bin
 SPECS = $(sort $(wildcard specs/*.yaml))
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help venv demo test lint test-gpu test-asan test-triton golden generated docs wheel clean
+.PHONY: help venv demo test lint test-gpu audit test-asan test-triton golden generated docs wheel clean
 
 help:
 	@echo "make demo         build specs/sigmoid.yaml, verify the op, show what was made"
 	@echo "make test         linter, types, import layers, tests, and generated/ against specs/"
-	@echo "make test-gpu     the tests that need a GPU"
+	@echo "make test-gpu     the tests that need a GPU, on some ops; GPU_TESTS=--all-specs runs all of them"
+	@echo "make audit        every shipped op's machine code for sm_90, into benchmarks/results/"
 	@echo "make test-asan    the native kernels' tests under AddressSanitizer and UBSan"
 	@echo "make test-triton VERSION=3.6.0   the tests of kernels and of their tools under another Triton"
 	@echo "make golden       write the golden files anew; read the difference before you commit it"
@@ -43,7 +44,10 @@ test: lint
 	$(BIN)/attngen build --check $(SPECS) -o generated
 
 test-gpu: venv
-	$(PYTEST) -m gpu
+	$(PYTEST) -m gpu $(GPU_TESTS)
+
+audit: venv
+	$(BIN)/python benchmarks/audit_specs.py
 
 # AddressSanitizer and UBSan over the native kernels' tests; without a compiler's libasan they are skipped.
 ASAN = $(shell $(or $(CXX),c++) -print-file-name=libasan.so)

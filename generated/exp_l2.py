@@ -162,10 +162,9 @@ def exp_l2_forward(
     last_full = tl.maximum(tl.minimum(n_k, top + right + 1), 0) // BLOCK_N * BLOCK_N
     last_full = tl.maximum(last_full, first_full)
 
-    t1 = 2.0 * scale
-    t2 = LOG2E * 2.0 * scale
-    t4 = LOG2E * scale
-    t5 = LOG2E * 0.5
+    t1 = LOG2E * 2.0 * scale
+    t3 = LOG2E * scale
+    t4 = LOG2E * 0.5
 
     row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
     row_sum = tl.full([BLOCK_M], 0.0, tl.float32)
@@ -184,26 +183,24 @@ def exp_l2_forward(
             k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, edge)
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
 
-            row_max_exponent = t1 * qk
-
             if edge:
                 # One unsigned comparison: keys before the first are far beyond the last.
                 behind_first = (keys[None, :] - visible_from[:, None]).to(tl.uint32)
                 visible = behind_first < visible_count.to(tl.uint32)[:, None]
 
             row_max_old = row_max
-            row_max_seen = row_max_exponent
+            row_max_seen = qk
             if edge:
                 row_max_seen = tl.where(visible, row_max_seen, float("-inf"))
-            row_max_kept = tl.maximum(row_max_old, tl.max(row_max_seen, 1))
+            row_max_kept = tl.maximum(row_max_old, tl.max(row_max_seen, 1) * 2.0 * scale)
             # What is relative to a row's pivot stays finite while the pivot is the least there is.
             row_max = tl.where(row_max_kept == float("-inf"), 0.0, row_max_kept)
             row_max_rescale = tl.exp2(LOG2E * (row_max_old - row_max))
             row_max_rescale_1_2 = tl.exp2(LOG2E * (0.5 * (row_max_old - row_max)))
-            t3 = LOG2E * row_max
-            row_sum_term = tl.exp2(t2 * qk - t3[:, None])
-            t6 = t5 * row_max
-            acc_weight = tl.exp2(t4 * qk - t6[:, None])
+            t2 = LOG2E * row_max
+            row_sum_term = tl.exp2(t1 * qk - t2[:, None])
+            t5 = t4 * row_max
+            acc_weight = tl.exp2(t3 * qk - t5[:, None])
 
             row_sum_seen = row_sum_term
             if edge:
@@ -469,7 +466,7 @@ CONFIGS: dict[str, dict[tuple[str, int, int], Tile]] = {
         ("backward_query", 128, 2): Tile(64, 64, 4, 2),
         ("backward_query", 256, 2): Tile(32, 32, 4, 1),
         ("backward_key", 64, 2): Tile(64, 64, 4, 2),
-        ("backward_key", 128, 2): Tile(32, 64, 4, 3),
+        ("backward_key", 128, 2): Tile(32, 128, 8, 2),
         ("backward_key", 256, 2): Tile(32, 32, 4, 1),
         ("backward_pair", 64, 2): Tile(64, 64, 4, 1),
         ("backward_pair", 128, 2): Tile(64, 64, 4, 1),
@@ -495,7 +492,7 @@ CONFIGS: dict[str, dict[tuple[str, int, int], Tile]] = {
         ("backward_query", 128, 2): Tile(64, 64, 4, 2),
         ("backward_query", 256, 2): Tile(32, 32, 4, 1),
         ("backward_key", 64, 2): Tile(64, 64, 4, 2),
-        ("backward_key", 128, 2): Tile(32, 64, 4, 3),
+        ("backward_key", 128, 2): Tile(32, 128, 8, 2),
         ("backward_key", 256, 2): Tile(32, 32, 4, 1),
         ("backward_pair", 64, 2): Tile(64, 64, 4, 1),
         ("backward_pair", 128, 2): Tile(64, 64, 4, 1),
@@ -627,6 +624,8 @@ def launch_forward(
 
     `inputs` are views of their axes' rank. A kernel doesn't store to a pointer that is None.
     """
+    if call.scale <= 0:  # the kernel multiplies a row's largest product by a scale that has to be positive
+        query, call = (-query, call._replace(scale=-call.scale)) if call.scale else (0 * query, call._replace(scale=1.0))
     query, key, value = _addressable(query), _addressable(key), _addressable(value)
     batch, heads, n_q, _ = query.shape
     out = query.new_empty(batch, heads, n_q, value.shape[-1])

@@ -152,7 +152,7 @@ def _logistic2(x, CUDA: tl.constexpr):
     """1 / (1 + 2^x); a true division would take seven instructions where the reciprocal takes one."""
     y = 1.0 + tl.exp2(x)
     if CUDA:
-        y = tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=r,r", [y], dtype=tl.float32, is_pure=True, pack=1)
+        y = tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [y], dtype=tl.float32, is_pure=True, pack=1)
     else:
         y = 1.0 / y
     return y

@@ -186,18 +186,16 @@ def softmax_power_forward(
             k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, edge)
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
 
-            row_max_exponent = scale * qk
-
             if edge:
                 # One unsigned comparison: keys before the first are far beyond the last.
                 behind_first = (keys[None, :] - visible_from[:, None]).to(tl.uint32)
                 visible = behind_first < visible_count.to(tl.uint32)[:, None]
 
             row_max_old = row_max
-            row_max_seen = row_max_exponent
+            row_max_seen = qk
             if edge:
                 row_max_seen = tl.where(visible, row_max_seen, float("-inf"))
-            row_max_kept = tl.maximum(row_max_old, tl.max(row_max_seen, 1))
+            row_max_kept = tl.maximum(row_max_old, tl.max(row_max_seen, 1) * scale)
             # What is relative to a row's pivot stays finite while the pivot is the least there is.
             row_max = tl.where(row_max_kept == float("-inf"), 0.0, row_max_kept)
             row_max_rescale = tl.exp2(LOG2E * (row_max_old - row_max))
@@ -476,14 +474,14 @@ CONFIGS: dict[str, dict[tuple[str, int, int], Tile]] = {
         ("backward_pair", 256, 4): Tile(16, 16, 4, 1),
     },
     "sm_90": {
-        ("forward", 64, 2): Tile(64, 64, 4, 3),
+        ("forward", 64, 2): Tile(64, 128, 4, 2),
         ("forward", 128, 2): Tile(128, 64, 8, 3),
         ("forward", 256, 2): Tile(128, 32, 8, 2),
         ("backward_query", 64, 2): Tile(64, 64, 4, 3),
         ("backward_query", 128, 2): Tile(64, 64, 4, 2),
         ("backward_query", 256, 2): Tile(32, 32, 4, 1),
         ("backward_key", 64, 2): Tile(64, 64, 4, 2),
-        ("backward_key", 128, 2): Tile(32, 64, 4, 3),
+        ("backward_key", 128, 2): Tile(32, 128, 8, 2),
         ("backward_key", 256, 2): Tile(32, 32, 4, 1),
         ("backward_pair", 64, 2): Tile(64, 64, 4, 1),
         ("backward_pair", 128, 2): Tile(64, 64, 4, 1),
@@ -509,7 +507,7 @@ CONFIGS: dict[str, dict[tuple[str, int, int], Tile]] = {
         ("backward_query", 128, 2): Tile(64, 64, 4, 2),
         ("backward_query", 256, 2): Tile(32, 32, 4, 1),
         ("backward_key", 64, 2): Tile(64, 64, 4, 2),
-        ("backward_key", 128, 2): Tile(32, 64, 4, 3),
+        ("backward_key", 128, 2): Tile(32, 128, 8, 2),
         ("backward_key", 256, 2): Tile(32, 32, 4, 1),
         ("backward_pair", 64, 2): Tile(64, 64, 4, 1),
         ("backward_pair", 128, 2): Tile(64, 64, 4, 1),
@@ -641,6 +639,8 @@ def launch_forward(
 
     `inputs` are views of their axes' rank. A kernel doesn't store to a pointer that is None.
     """
+    if call.scale <= 0:  # the kernel multiplies a row's largest product by a scale that has to be positive
+        query, call = (-query, call._replace(scale=-call.scale)) if call.scale else (0 * query, call._replace(scale=1.0))
     query, key, value = _addressable(query), _addressable(key), _addressable(value)
     batch, heads, n_q, _ = query.shape
     out = query.new_empty(batch, heads, n_q, value.shape[-1])

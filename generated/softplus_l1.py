@@ -128,7 +128,7 @@ def _logistic2(x, CUDA: tl.constexpr):
     """1 / (1 + 2^x); a true division would take seven instructions where the reciprocal takes one."""
     y = 1.0 + tl.exp2(x)
     if CUDA:
-        y = tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=r,r", [y], dtype=tl.float32, is_pure=True, pack=1)
+        y = tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [y], dtype=tl.float32, is_pure=True, pack=1)
     else:
         y = 1.0 / y
     return y
@@ -469,14 +469,14 @@ CONFIGS: dict[str, dict[tuple[str, int, int], Tile]] = {
         ("backward_pair", 256, 4): Tile(16, 16, 4, 1),
     },
     "sm_90": {
-        ("forward", 64, 2): Tile(64, 64, 4, 3),
+        ("forward", 64, 2): Tile(64, 128, 4, 2),
         ("forward", 128, 2): Tile(128, 64, 8, 3),
         ("forward", 256, 2): Tile(128, 32, 8, 2),
         ("backward_query", 64, 2): Tile(64, 64, 4, 3),
         ("backward_query", 128, 2): Tile(64, 64, 4, 2),
         ("backward_query", 256, 2): Tile(32, 32, 4, 1),
         ("backward_key", 64, 2): Tile(64, 64, 4, 2),
-        ("backward_key", 128, 2): Tile(32, 64, 4, 3),
+        ("backward_key", 128, 2): Tile(32, 128, 8, 2),
         ("backward_key", 256, 2): Tile(32, 32, 4, 1),
         ("backward_pair", 64, 2): Tile(64, 64, 4, 1),
         ("backward_pair", 128, 2): Tile(64, 64, 4, 1),
@@ -502,7 +502,7 @@ CONFIGS: dict[str, dict[tuple[str, int, int], Tile]] = {
         ("backward_query", 128, 2): Tile(64, 64, 4, 2),
         ("backward_query", 256, 2): Tile(32, 32, 4, 1),
         ("backward_key", 64, 2): Tile(64, 64, 4, 2),
-        ("backward_key", 128, 2): Tile(32, 64, 4, 3),
+        ("backward_key", 128, 2): Tile(32, 128, 8, 2),
         ("backward_key", 256, 2): Tile(32, 32, 4, 1),
         ("backward_pair", 64, 2): Tile(64, 64, 4, 1),
         ("backward_pair", 128, 2): Tile(64, 64, 4, 1),

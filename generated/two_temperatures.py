@@ -191,9 +191,8 @@ def two_temperatures_forward(
     heat_in = tl.load(heat_in_ptr + tl.cast(q_head, tl.int64) * heat_in_stride_head).to(tl.float32)
 
     t1 = 1.0 / heat_in
-    t2 = scale * t1
-    t3 = LOG2E * scale
-    t5 = t3 * t1
+    t2 = LOG2E * scale
+    t4 = t2 * t1
 
     row_max1 = tl.full([BLOCK_M], float("-inf"), tl.float32)
     row_max2 = tl.full([BLOCK_M], float("-inf"), tl.float32)
@@ -216,8 +215,7 @@ def two_temperatures_forward(
             k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, edge)
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
 
-            row_max1_exponent = scale * qk
-            row_max2_exponent = t2 * qk
+            row_max2_exponent = t1 * qk
 
             if edge:
                 # One unsigned comparison: keys before the first are far beyond the last.
@@ -225,10 +223,10 @@ def two_temperatures_forward(
                 visible = behind_first < visible_count.to(tl.uint32)[:, None]
 
             row_max1_old = row_max1
-            row_max1_seen = row_max1_exponent
+            row_max1_seen = qk
             if edge:
                 row_max1_seen = tl.where(visible, row_max1_seen, float("-inf"))
-            row_max1_kept = tl.maximum(row_max1_old, tl.max(row_max1_seen, 1))
+            row_max1_kept = tl.maximum(row_max1_old, tl.max(row_max1_seen, 1) * scale)
             # What is relative to a row's pivot stays finite while the pivot is the least there is.
             row_max1 = tl.where(row_max1_kept == float("-inf"), 0.0, row_max1_kept)
             row_max1_rescale = tl.exp2(LOG2E * (row_max1_old - row_max1))
@@ -236,14 +234,14 @@ def two_temperatures_forward(
             row_max2_seen = row_max2_exponent
             if edge:
                 row_max2_seen = tl.where(visible, row_max2_seen, float("-inf"))
-            row_max2_kept = tl.maximum(row_max2_old, tl.max(row_max2_seen, 1))
+            row_max2_kept = tl.maximum(row_max2_old, tl.max(row_max2_seen, 1) * scale)
             # What is relative to a row's pivot stays finite while the pivot is the least there is.
             row_max2 = tl.where(row_max2_kept == float("-inf"), 0.0, row_max2_kept)
             row_max2_rescale = tl.exp2(LOG2E * (row_max2_old - row_max2))
-            t4 = LOG2E * row_max1
-            row_sum1_term = tl.exp2(t3 * qk - t4[:, None])
-            t6 = LOG2E * row_max2
-            row_sum2_term = tl.exp2(t5 * qk - t6[:, None])
+            t3 = LOG2E * row_max1
+            row_sum1_term = tl.exp2(t2 * qk - t3[:, None])
+            t5 = LOG2E * row_max2
+            row_sum2_term = tl.exp2(t4 * qk - t5[:, None])
 
             row_sum1_seen = row_sum1_term
             if edge:
@@ -760,6 +758,8 @@ def launch_forward(
 
     `inputs` are views of their axes' rank. A kernel doesn't store to a pointer that is None.
     """
+    if call.scale <= 0:  # the kernel multiplies a row's largest product by a scale that has to be positive
+        query, call = (-query, call._replace(scale=-call.scale)) if call.scale else (0 * query, call._replace(scale=1.0))
     query, key, value = _addressable(query), _addressable(key), _addressable(value)
     batch, heads, n_q, _ = query.shape
     out = query.new_empty(batch, heads, n_q, value.shape[-1])

@@ -6,6 +6,7 @@ tile stays. Decides no mathematics; what is summed, saved and handed over stands
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from attngen import ir, notation
 from attngen.analysis.result import InputGradient, RowSum
@@ -15,7 +16,7 @@ from attngen.emit.channels import last_step, output_gradient
 from attngen.emit.configs import NATIVE_TILES, configs
 from attngen.emit.cpp import assemble_cpp
 from attngen.emit.hopper import Target, has_five_products, hopper_text, is_served, without_support
-from attngen.emit.printers import HOPPER, HOPPER_TRANSPOSED, TORCH, TRITON, TRITON_TRANSPOSED, Printer
+from attngen.emit.printers import HOPPER, HOPPER_TRANSPOSED, TORCH, TRITON, TRITON_FORWARD, TRITON_TRANSPOSED, Printer
 from attngen.emit.statements import (
     OVER_KEYS,
     OVER_QUERIES,
@@ -136,7 +137,8 @@ class _Assembly:
             total |= use
         return ct.KernelUse(tuple(sorted(total.inputs, key=lambda i: i.position)), total.builtins)
 
-    def forward(self, printer: Printer = TRITON) -> ct.ForwardText:
+    def forward(self, given: Printer | None = None) -> ct.ForwardText:
+        printer = given or _forward_printer(self.normalizer)
         scribe = Scribe(self.plan, printer, OVER_KEYS)
         passes = tuple(scribe.forward_pass(n) for n in range(len(self.plan.analysis.forward.passes)))
         lines = scribe.output()
@@ -255,6 +257,14 @@ def _value(gradient: InputGradient) -> str:
 
 def _term(row_sum: RowSum) -> str:
     return f"{row_sum.name}_term"
+
+
+def _forward_printer(normalizer: ir.Normalizer) -> Printer:
+    """Where formulas know scale and qk as the score scale * qk alone, the signs of both can change."""
+    used = ir.names(normalizer.weights) | ir.names(normalizer.output)
+    is_product = normalizer.score == ir.Apply("mul", (ir.Name("scale"), ir.Name("qk")))
+    plain = is_product and used.isdisjoint({"scale", "qk"})
+    return TRITON_FORWARD if plain else replace(TRITON_FORWARD, positive=frozenset())
 
 
 def _factor(text: str, is_row: bool, printer: Printer) -> str:

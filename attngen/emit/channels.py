@@ -99,6 +99,6 @@ class _Channels:
 
 def _blank(printer: Printer, name: str) -> str:
     """Zeros of the shape of what is called `name`."""
-    if printer is TRITON:
+    if printer.blank == TRITON.blank:
         return "tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)"
     return f"torch.zeros_like({name})" if printer is TORCH else printer.blank

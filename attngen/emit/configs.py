@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from attngen import ir
+from attngen.analysis.result import Accumulator, Carry
+from attngen.emit.arrange import factors
 from attngen.schedule import OpPlan
 
 Tile = tuple[int, int, int, int]
@@ -31,7 +33,7 @@ class Config:
 _LIGHT: Table = {
     "forward": {(64, 2): (64, 64, 4, 3), (128, 2): (128, 64, 8, 3), (256, 2): (128, 32, 8, 2)},
     "backward_query": {(64, 2): (64, 64, 4, 3), (128, 2): (64, 64, 4, 2), (256, 2): (32, 32, 4, 1)},
-    "backward_key": {(64, 2): (64, 64, 4, 2), (128, 2): (32, 64, 4, 3), (256, 2): (32, 32, 4, 1)},
+    "backward_key": {(64, 2): (64, 64, 4, 2), (128, 2): (32, 128, 8, 2), (256, 2): (32, 32, 4, 1)},
     "backward_pair": {(64, 2): (64, 64, 4, 1), (128, 2): (64, 64, 4, 1), (256, 2): (64, 32, 4, 1)},
 }
 _HEAVY: Table = {
@@ -39,6 +41,13 @@ _HEAVY: Table = {
     "backward_query": {(64, 2): (64, 32, 4, 3), (128, 2): (64, 32, 4, 3), (256, 2): (32, 16, 4, 1)},
     "backward_key": {(64, 2): (32, 64, 4, 3), (128, 2): (32, 128, 8, 2), (256, 2): (32, 32, 4, 1)},
     "backward_pair": {(64, 2): (64, 64, 4, 1), (128, 2): (64, 64, 4, 1), (256, 2): (64, 32, 4, 1)},
+}
+# Changes for sm_90: where scores become weights at once, registers are left for wide tiles; trials of powers need many.
+_LEAN: Table = {"forward": {(64, 2): (64, 128, 4, 2)}}
+_CROWDED: Table = {
+    "forward": {(64, 2): (64, 32, 4, 2)},
+    "backward_query": {(64, 2): (64, 32, 4, 2), (128, 2): (128, 16, 8, 2)},
+    "backward_key": {(128, 2): (16, 64, 4, 2)},
 }
 # Products of float32 on ordinary arithmetic units: small tiles.
 _SINGLE: Table = {
@@ -48,7 +57,11 @@ _SINGLE: Table = {
     "backward_pair": {(64, 4): (32, 32, 8, 1), (128, 4): (16, 32, 4, 1), (256, 4): (16, 16, 4, 1)},
 }
 # sm_80 keeps operands in registers that sm_90 reads from shared memory.
-_SM80_LIGHT: Table = {"forward": {(256, 2): (64, 32, 4, 2)}, "backward_query": {(128, 2): (64, 32, 4, 3)}}
+_SM80_LIGHT: Table = {
+    "forward": {(256, 2): (64, 32, 4, 2)},
+    "backward_query": {(128, 2): (64, 32, 4, 3)},
+    "backward_key": {(128, 2): (32, 64, 4, 3)},
+}
 _SM80_HEAVY: Table = {
     "forward": {(64, 2): (64, 32, 4, 3)},
     "backward_query": {(128, 2): (64, 32, 4, 2)},
@@ -66,7 +79,8 @@ _GFX942: Table = {
 def configs(plan: OpPlan) -> dict[str, tuple[Config, ...]]:
     """Architecture -> its rows for the op."""
     half, sm_80 = (_HEAVY, _SM80_HEAVY) if is_heavy(plan) else (_LIGHT, _SM80_LIGHT)
-    tables = {"sm_80": _changed(half, sm_80), "sm_90": half, "sm_100": half, "gfx942": _GFX942}
+    sm_90 = _LEAN if is_lean(plan) else _CROWDED if is_crowded(plan) else {}
+    tables = {"sm_80": _changed(half, sm_80), "sm_90": _changed(half, sm_90), "sm_100": half, "gfx942": _GFX942}
     return {arch: _rows(table) + _rows(_SINGLE) for arch, table in tables.items()}
 
 
@@ -87,6 +101,26 @@ def is_heavy(plan: OpPlan) -> bool:
     pairs = any({"query", "key"} <= set(i.axes) for i in plan.normalizer.inputs)
     by_place = pairs or not names.isdisjoint({"i", "j"})
     return staged or by_place or len(forward.accumulators) > 1 or len(operations) > 16
+
+
+def is_lean(plan: OpPlan) -> bool:
+    """Whether a score is soon a weight: it is one product, and no other power of the weight is summed up."""
+    forward = plan.analysis.forward
+    plain = all(ir.Name("qk") in factors(pivot.exponent)[1] for this in forward.passes for pivot in this.pivots)
+    sums: list[Carry | Accumulator] = [
+        *forward.accumulators,
+        *(carry for this in forward.passes for carry in this.carries),
+    ]
+    return plain and not is_heavy(plan) and all(term.pivot is None or term.power == 1 for term in sums)
+
+
+def is_crowded(plan: OpPlan) -> bool:
+    """Whether a search tries powers with an exponent of the call's: a logarithm and an exponential for every trial."""
+    searches = any(this.root for this in plan.analysis.forward.passes)
+    return searches and any(
+        isinstance(part, ir.Apply) and part.op == "pow" and not isinstance(part.args[1], ir.Number)
+        for part in ir.walk(plan.analysis.backward.weights)
+    )
 
 
 def _operations(expr: ir.Expr) -> frozenset[ir.Expr]:

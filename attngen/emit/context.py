@@ -129,6 +129,11 @@ class ForwardText:
     output: Output
     kernel: KernelUse
 
+    @property
+    def has_late_factors(self) -> bool:
+        """Whether it relies on a scale that isn't negative."""
+        return any(pivot.factor for this in self.passes for pivot in this.pivots)
+
 
 @dataclass(frozen=True, slots=True)
 class QueryText:

@@ -222,6 +222,11 @@ TRITON = Printer(
     _TRITON, _lower_triton, _column_or_row, "tl.zeros([BLOCK_M, BLOCK_N], tl.float32)", _INFINITY,
     column="{}[:, None]".format,
 )  # fmt: skip
+# Two products per score don't outlast two special functions; the four or five of a backward do. The launcher sees to it
+# that scale is positive.
+TRITON_FORWARD = replace(
+    TRITON, functions={**_TRITON, "logistic2": "_logistic2_of_four({0}, CUDA)"}, positive=frozenset({"scale"})
+)
 HOPPER = replace(
     TRITON,
     functions=_HOPPER,

@@ -42,6 +42,8 @@ SHAPES = (
     Case(layout="transposed", batch=2, group=2),
     Case(layout="expanded", batch=3),
     Case(layout="sliced", batch=2, kv_heads=2, mask=CAUSAL),
+    Case(n_q=33, n_k=17, mask=LOWER_RIGHT, scale=-0.4),
+    Case(n_q=33, n_k=17, mask=LOWER_RIGHT, scale=0.0),  # all weights are the same; no key times zero is no number
 )
 WIDTHS = tuple(
     Case(n_q=17, n_k=17, d=d, d_v=d_v, mask=CAUSAL, blocks=(32, 32))
