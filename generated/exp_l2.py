@@ -625,7 +625,7 @@ def launch_forward(
     `inputs` are views of their axes' rank. A kernel doesn't store to a pointer that is None.
     """
     if call.scale <= 0:  # the kernel multiplies a row's largest product by a scale that has to be positive
-        query, call = (-query, call._replace(scale=-call.scale)) if call.scale else (0 * query, call._replace(scale=1.0))
+        query, call = -query if call.scale else 0 * query, call._replace(scale=-call.scale or 1.0)
     query, key, value = _addressable(query), _addressable(key), _addressable(value)
     batch, heads, n_q, _ = query.shape
     out = query.new_empty(batch, heads, n_q, value.shape[-1])
