@@ -1734,8 +1734,8 @@ class Forward {
     walk_pass1_in_parts(parts, states, known);
     for (int64_t task = 0; task < tasks_; task++) finish_pass1(call_, *known.at(task));
     for (int64_t task = 0; task < tasks_; task++) bounds_of_pass2(call_, *known.at(task));
-    const auto goes_on = [](const Rows& rows) { return rows.tau_search.goes_on(rows.count); };
-    for (int64_t walk = 0; walk < ROOT_TRIALS && std::any_of(known.at(0), known.at(tasks_), goes_on); walk++) {
+    const auto goes_on2 = [](const Rows& rows) { return rows.tau_search.goes_on(rows.count); };
+    for (int64_t walk = 0; walk < ROOT_TRIALS && std::any_of(known.at(0), known.at(tasks_), goes_on2); walk++) {
       walk_pass2_in_parts(parts, states, known);
       for (int64_t task = 0; task < tasks_; task++) next_trial_of_pass2(call_, *known.at(task));
     }

@@ -13,6 +13,7 @@ from attngen.verify.report import render
 from attngen.verify.run import Settings, verify
 from tests.cpu.conftest import Load
 from tests.normalizers.test_implicit import FORMULAS as IMPLICIT
+from tests.normalizers.test_roots import subject
 from tests.ops.formulas import FORMULAS
 from tests.ops.oracle import Mask
 from tests.ops.subject import Case, Subject, check
@@ -64,6 +65,15 @@ def test_shapes(name: str, case: Case, dtype: torch.dtype, load: Load) -> None:
     assert module is not None
     assert module._on_native(torch.zeros(1))
     check(subject, case, dtype)
+
+
+def test_two_roots_with_exponentials(load: Load) -> None:
+    """Few queries of many keys: the keys of both searches are shared out."""
+    chained = subject("chained", load)
+    module = inspect.getmodule(chained.op())
+    assert module is not None
+    assert module._on_native(torch.zeros(1))
+    check(chained, Case(n_q=3, n_k=300, blocks=(32, 64)), torch.float32, 4.0)
 
 
 def test_float16_is_multiplied_as_float32(load: Load) -> None:
