@@ -1961,8 +1961,8 @@ def native_forward(
     wide = [torch.empty_like(out, dtype=torch.float32) if kept == WITH_ALL else None for _ in range(0)]
     operands = _Operands(query, key, value, out, tuple(map(_single, inputs)), (*rows, *wide))
     _run_native("forward", operands, call, head_dim)
-    channels = (x[..., :value_dim].contiguous() for x in wide if x is not None)
-    return out[..., :value_dim].to(dtype).contiguous(), *(x for x in rows if x is not None), *channels
+    channels = (_channels(x, value_dim) for x in wide if x is not None)
+    return _channels(out, value_dim).to(dtype), *(x for x in rows if x is not None), *channels
 
 
 def native_backward(
@@ -1983,8 +1983,13 @@ def native_backward(
     )
     operands = _Operands(query, key, value, out, tuple(map(_single, inputs)), tuple(saved), d_out, gradients, raw)
     _run_native("backward", operands, call, widths[0])
-    own = (None if x is None else x[..., :width] for x, width in zip(gradients, widths, strict=True))
+    own = (None if x is None else _channels(x, width) for x, width in zip(gradients, widths, strict=True))
     return *own, *raw
+
+
+def _channels(tensor: Tensor, number: int) -> Tensor:
+    """The first channels, as a tensor of its own: torch forbids to change a view that an op returns."""
+    return tensor if tensor.shape[-1] == number else tensor[..., :number].clone(memory_format=torch.contiguous_format)
 
 
 def _raw_gradient(axes: tuple[str, ...], query: Tensor, key: Tensor) -> Tensor:
@@ -2365,12 +2370,15 @@ def _plain_backward(request: Request) -> Any:
 def _directional(function: Any, primals: tuple[Tensor, ...], tangents: tuple[Any, ...]) -> Any:
     """The directional derivative; an input without a tangent counts as constant.
 
-    It is the pullback's own pullback, since PyTorch doesn't nest forward mode.
+    It is the pullback's own pullback, since PyTorch doesn't nest forward mode at one level. An outer level wants the
+    derivative of this one; PyTorch has forward mode switched off in here, and would take it for zero.
     """
-    full = tuple(torch.zeros_like(p) if t is None else t for p, t in zip(primals, tangents, strict=True))
-    out, pullback = torch.func.vjp(function, *primals)
-    _, transposed = torch.func.vjp(pullback, tuple(map(torch.zeros_like, out)))
-    return transposed(full)[0]
+    with forward_ad._set_fwd_grad_enabled(True):
+        primals = tuple(forward_ad.unpack_dual(p).primal for p in primals)
+        full = tuple(torch.zeros_like(p) if t is None else t for p, t in zip(primals, tangents, strict=True))
+        out, pullback = torch.func.vjp(function, *primals)
+        _, transposed = torch.func.vjp(pullback, tuple(map(torch.zeros_like, out)))
+        return transposed(full)[0]
 
 
 def _apart(in_dims: tuple[Any, ...]) -> bool:
@@ -2457,8 +2465,9 @@ def _check_sizes(query: Tensor, key: Tensor, value: Tensor) -> None:
     if value.shape[1:3] != key.shape[1:3]:
         found = f"of {value.shape[1]} heads and length {value.shape[2]}"
         _fail("value", found, f"{key.shape[1]} and {key.shape[2]}, like key")
-    if key.shape[1] == 0:
-        _fail("key", "of 0 heads", "of one head or more")
+    for argument, tensor in (("query", query), ("key", key)):
+        if tensor.shape[1] == 0:
+            _fail(argument, "of 0 heads", "of one head or more")
     if query.shape[1] % key.shape[1]:
         _fail("query", f"of {query.shape[1]} heads", f"of a multiple of key's {key.shape[1]}")
     for argument, tensor in (("query", query), ("value", value)):

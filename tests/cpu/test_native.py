@@ -127,3 +127,11 @@ def test_values_of_tiles_without_support_are_not_read(load: Load, monkeypatch: p
     out = op(*leaves)
     gradients = torch.autograd.grad(out.sum(), leaves)
     assert all(bool(x.isfinite().all()) for x in (out, *gradients))
+
+
+@pytest.mark.parametrize(("dtype", "value_dim"), [(torch.float32, 16), (torch.bfloat16, 7)], ids=["whole", "padded"])
+def test_outputs_may_be_changed_in_place(softmax: ModuleType, dtype: torch.dtype, value_dim: int) -> None:
+    """Torch forbids it for a view that a function returns, one of its own buffer too."""
+    query, key, value = (torch.randn(1, 1, 1, size, dtype=dtype) for size in (16, 16, value_dim))
+    out = softmax.softmax_attention(query, key, value.requires_grad_())
+    torch.testing.assert_close(out.add_(1), value + 1)

@@ -66,6 +66,9 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         {"key": of(2, 0, 7, 8), "value": of(2, 0, 7, 6)}, ValueError,
         "key is of 0 heads; it should be of one head or more",
     ),
+    "no query heads": (
+        {"query": of(2, 0, 5, 8)}, ValueError, "query is of 0 heads; it should be of one head or more",
+    ),
     "fewer query heads": (
         {"query": of(2, 1, 5, 8)}, ValueError, "query is of 1 heads; it should be of a multiple of key's 2",
     ),

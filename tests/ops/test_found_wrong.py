@@ -60,6 +60,19 @@ def test_a_choice_of_numbers_in_float64(op: Callable[[str], Callable[..., Tensor
         assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-12)
 
 
+DECIDED = ["sum(p) < 1e-9", "not sum(p) > 1e-9", "sum(p) > 2 or n_k < 0", "sum(p) > 0.5 and n_k < 0"]
+
+
+@pytest.mark.parametrize("condition", DECIDED)
+def test_conditions_on_numbers(condition: str, op: Callable[[str], Callable[..., Tensor]]) -> None:
+    """A softmax's weights sum to one, as the analysis knows; torch takes no conditions that aren't tensors."""
+    inputs = tensors(torch.float32)
+    condition = condition.replace("sum(p)", "sum(exp(s) / sum(exp(s)))")
+    found = with_gradients(op(f"exp(s) / sum(exp(s)) / where({condition}, 1e-9, 1)")(*inputs), inputs)
+    for one, right in zip(found, written_out(lambda s: s.softmax(-1), torch.float32, 2.0), strict=True):
+        torch.testing.assert_close(one.double(), right, rtol=1e-5, atol=1e-6)
+
+
 FAR_OUT = {
     "exp(s) / amax(exp(s))": lambda s: s.exp() / s.exp().amax(-1, keepdim=True),
     "exp(-s) / (amax(exp(-s)) + sum(exp(-s)))": lambda s: (

@@ -142,6 +142,20 @@ def test_forward_mode_in_one_tensor() -> None:
     close(of_key(affine), of_key(written_out))
 
 
+def test_forward_mode_of_forward_mode() -> None:
+    """PyTorch has forward mode switched off inside a function's own `jvp`: the outer tangent would be zero."""
+    tensors, tangent = five(), torch.randn(2, 2, 6, 3, dtype=torch.float64)
+
+    def twice(function: Op) -> Any:
+        def once(key: Tensor) -> Tensor:
+            inner = torch.func.jvp(lambda key: function(tensors[0], key, *tensors[2:]), (key,), (tangent,))
+            return inner[1]  # type: ignore[no-any-return]
+
+        return torch.func.jvp(once, (tensors[1],), (tangent,))
+
+    close(twice(affine), twice(written_out))
+
+
 @pytest.mark.parametrize(
     "transform",
     [
