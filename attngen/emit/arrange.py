@@ -177,20 +177,35 @@ def _joined(total: Expr, sign: int, term: Expr) -> Expr:
 def _grouped_product(expr: Apply, state: _Arrangement) -> Expr:
     """Row-level denominators become reciprocals, so that a tile is multiplied, not divided.
 
-    A square takes its root's twice: 1 / z may be near the end of the range, and what it multiplies as small as z.
+    A square takes its root's twice, the second behind all else: 1 / z may be near the end of the range, and what it
+    multiplies as small as z. So may 1 / sqrt(z).
     """
     sign, above, below = factors(expr)
     above = [_grouped(f, state) for f in above]
     below = [_grouped(f, state) for f in below]
     widest = max(state.place(f).rank for f in [*above, *below, ir.number(1)])
     hoisted = [f for f in below if state.place(f).rank < widest]
-    above += [ir.apply("div", ir.number(1), root) for f in hoisted for root in _roots(f)]
     below = [f for f in below if f not in hoisted]
+    above += [ir.apply("div", ir.number(1), root) for f in hoisted for root in _roots(f)]
     above.sort(key=lambda f: (state.place(f).rank, state.place(f)))
-    product = _product(above)
+    product = _product(_apart(above))
     if below:
         product = ir.apply("div", product, _product(below))
     return ir.apply("neg", product) if sign < 0 else product
+
+
+def _apart(product: list[Expr]) -> list[Expr]:
+    """The factors with further reciprocals of the same names behind all others."""
+    once: list[Expr] = []
+    again: list[Expr] = []
+    for factor in product:
+        divided = [ir.names(f) for f in once if _is_reciprocal(f)]
+        (again if _is_reciprocal(factor) and ir.names(factor) in divided else once).append(factor)
+    return once + again
+
+
+def _is_reciprocal(expr: Expr) -> bool:
+    return isinstance(expr, Apply) and expr.op == "div" and expr.args[0] == ir.number(1)
 
 
 def _roots(expr: Expr) -> list[Expr]:

@@ -50,10 +50,10 @@ class Trial:
         """Halley's step: Newton's, at most four times longer or shorter."""
         return self.newton / min(max(1 + self.bend, 0.25), 4.0)
 
-    @property
-    def is_zero(self) -> bool:
+    def is_zero(self, low: float, x: float, high: float) -> bool:
+        """At x in its bracket. What is all rounding says nothing where it is flat and a step would leave the bracket."""
         rounding = _ROUNDING * _EPSILON * self.magnitude
-        return self.residual == 0 or (abs(self.residual) <= rounding < math.inf)
+        return self.residual == 0 or (abs(self.residual) <= rounding < math.inf and low <= x + self.newton <= high)
 
 
 Residual = Callable[[float], Trial]
@@ -65,8 +65,10 @@ def zero_between(bound: float, other: float, direction: int, residual: Residual)
     tried = direction == 0
     if direction == 0:
         at_high, at_low = residual(high), residual(low)
-        if at_high.is_zero or at_low.is_zero:
-            return high if at_high.is_zero else low
+        if at_high.is_zero(low, high, high):
+            return high
+        if at_low.is_zero(low, low, high):
+            return low
         if at_high.residual != at_high.residual or at_low.residual != at_low.residual:
             return math.nan
         if (at_high.residual > 0) == (at_low.residual > 0):
@@ -83,7 +85,7 @@ def _searched(bracket: tuple[float, float], direction: int, tried: bool, residua
         trial = residual(x)
         low, high = (x, high) if trial.residual * direction >= 0 else (low, x)
         tolerance = _STEP * _EPSILON * abs(x)
-        if trial.is_zero or (abs(trial.newton) <= tolerance and abs(trial.bend) <= 1):
+        if trial.is_zero(low, x, high) or (abs(trial.newton) <= tolerance and abs(trial.bend) <= 1):
             return x + trial.newton if low < x + trial.newton < high else x
         if high - low <= tolerance:
             return x
