@@ -176,7 +176,8 @@ def _next_trial(x, low, high, last, stride, direction, tried, open, residual, sl
     two trials are the bounds, the upper one first, and without a change of sign the one nearer to zero is the result.
     Out of the bracket, after a step that didn't halve the residual, or where a step would be more than two thirds of the
     last, `stride`, the bracket's middle comes next; the upper bound first, if a step leads beyond and it wasn't `tried`.
-    `size` is what residuals at the bounds are compared by.
+    `size` is what residuals at the bounds are compared by. A residual that is all rounding is zero only if Newton's step
+    stays in the bracket: far away, where it is flat, it says nothing.
     """
     EPSILON: tl.constexpr = 1.1920929e-7
     INFINITY: tl.constexpr = float("inf")
@@ -199,9 +200,11 @@ def _next_trial(x, low, high, last, stride, direction, tried, open, residual, sl
     following = tl.where(upper, low, tl.where(beyond, high, following))
     tolerance = 2.0 * EPSILON * tl.abs(x)
     rounding = 8.0 * EPSILON * magnitude
-    is_zero = (residual == 0) | (tl.abs(residual) <= tl.where(rounding < INFINITY, rounding, 0.0))
+    moved = x + newton
+    near = (tl.abs(residual) <= tl.where(rounding < INFINITY, rounding, 0.0)) & (moved >= low) & (moved <= high)
+    is_zero = (residual == 0) | near
     found = is_zero | ((tl.abs(newton) <= tolerance) & (tl.abs(bend) <= 1.0))
-    closing = tl.where(found & (x + newton > low) & (x + newton < high), x + newton, x)
+    closing = tl.where(found & (moved > low) & (moved < high), moved, x)
     closing = tl.where(alone & (is_zero == 0) & (tl.abs(last) < tl.abs(size)), high, closing)
     closing = tl.where(unknown, float("nan"), closing)
     narrow = (high - low <= tolerance) & (upper == 0)
@@ -467,13 +470,12 @@ def alpha_entmax_backward_query(
     t5 = 1.0 / t2
     t9 = tl.where(-(t5 * tau_slope) == 0.0, 0.0, -(t2 / tau_slope))
     t10 = scale * t9
-    t11 = t1 > 0.01
-    t12 = scale * t5
-    t13 = 1.0 - t5
-    t15 = t1 == 0.01
-    t16 = 0.5 * scale * t5
-    t18 = t5 * t5
-    t20 = 0.5 * t5 * t5
+    t12 = t1 > 0.01
+    t13 = scale * t5
+    t14 = 1.0 - t5
+    t16 = t1 == 0.01
+    t17 = 0.5 * scale * t5
+    t20 = 0.5 * t5
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     dq_late = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)  # to be multiplied by a sum that is known when the walk ends
@@ -506,15 +508,17 @@ def alpha_entmax_backward_query(
                 t8 = tl.exp2(t5 * t7)
                 dqk = tl.where(t4, scale * t8 * dp / t6, 0.0)
                 late = -tl.where(t4, t10[:, None] * t8 / t6, 0.0)
-                adj_term = -tl.where(t4, t5 * t8 * dp / t6, 0.0)
-                t14 = tl.exp2(t13 * t7)
-                t17 = tl.where(t4, t12 * qk / t14, 0.0)
+                t11 = t5 * t8
+                adj_term = -tl.where(t4, t11 * dp / t6, 0.0)
+                t15 = tl.exp2(t14 * t7)
+                t18 = tl.where(t4, t13 * qk / t15, 0.0)
                 t19 = tl.where(t6 > 0.0, tl.log(t6), 0.0)
-                t21 = t18 * t8 * t19
-                t22 = tl.where(t11, t17, tl.where(t15, tl.where(t4, t16 * qk / t14, 0.0), 0.0))
-                t23 = t22 - tl.where(t11, t21, tl.where(t15, t20 * t8 * t19, 0.0))
-                d_alpha_term = t23 * dp
-                d_alpha_late_term = -(t9[:, None] * t23)
+                t21 = t11 * t19 * t5
+                t22 = tl.where(t12, t18, tl.where(t16, tl.where(t4, t17 * qk / t15, 0.0), 0.0))
+                t23 = tl.where(t12, t21, tl.where(t16, t20 * t8 * t19 * t5, 0.0))
+                t24 = t22 - t23
+                d_alpha_term = t24 * dp
+                d_alpha_late_term = -(t9[:, None] * t24)
 
                 ds = dqk
                 ds_late = late
@@ -966,7 +970,8 @@ class _Search(NamedTuple):
         first two trials are the bounds, the upper one first, and without a change of sign the one nearer to zero is the
         result. Out of the bracket, after a step that didn't halve the residual, or where a step would be more than two
         thirds of the last, `stride`, the bracket's middle comes next; the upper bound first, if a step leads beyond and
-        it wasn't `tried`. `size` is what residuals at the bounds are compared by.
+        it wasn't `tried`. `size` is what residuals at the bounds are compared by. A residual that is all rounding is
+        zero only if Newton's step stays in the bracket: far away, where it is flat, it says nothing.
         """
         x, last, epsilon = self.x, self.last, torch.finfo(residual.dtype).eps
         upper, lower = (self.direction == 0) & ~self.tried, (self.direction == 0) & self.tried
@@ -985,9 +990,11 @@ class _Search(NamedTuple):
         following = torch.where(good, stepped, low + 0.5 * (high - low))
         following = torch.where(upper, low, torch.where(beyond, high, following))
         tolerance, rounding = 2 * epsilon * x.abs(), 8 * epsilon * magnitude
-        is_zero = (residual == 0) | ((residual.abs() <= rounding) & (rounding < math.inf))
+        moved = x + newton
+        near = (residual.abs() <= rounding) & (rounding < math.inf) & (moved >= low) & (moved <= high)
+        is_zero = (residual == 0) | near
         found = is_zero | ((newton.abs() <= tolerance) & (bend.abs() <= 1))
-        closing = torch.where(found & (x + newton > low) & (x + newton < high), x + newton, x)
+        closing = torch.where(found & (moved > low) & (moved < high), moved, x)
         closing = torch.where(alone & ~is_zero & (last.abs() < size.abs()), high, closing)
         closing = torch.where(unknown, math.nan, closing)
         narrow = (high - low <= tolerance) & ~upper
@@ -1230,8 +1237,7 @@ def portable_backward(
         t12 = 1.0 - t6
         t14 = t1 == 0.01
         t15 = 0.5 * scale * t6
-        t17 = t6 * t6
-        t19 = 0.5 * t6 * t6
+        t18 = 0.5 * t6
 
         d_alpha = row
         dq_block = torch.zeros_like(q)
@@ -1250,11 +1256,11 @@ def portable_backward(
             dqk = torch.where(t7, scale * weight * t9 / t5, 0.0)
             t13 = torch.pow(t5, t12)
             t16 = torch.where(t7, t11 * qk / t13, 0.0)
-            t18 = torch.where(t5 > 0.0, torch.log(t5), 0.0)
-            t20 = t17 * weight * t18
-            t21 = torch.where(t10, t16, torch.where(t14, torch.where(t7, t15 * qk / t13, 0.0), 0.0))
-            t22 = t21 - torch.where(t10, t20, torch.where(t14, t19 * weight * t18, 0.0))
-            d_alpha_term = t22 * t9
+            t17 = torch.where(t5 > 0.0, torch.log(t5), 0.0)
+            t19 = t6 * weight * t17 * t6
+            t20 = torch.where(t10, t16, torch.where(t14, torch.where(t7, t15 * qk / t13, 0.0), 0.0))
+            t21 = torch.where(t10, t19, torch.where(t14, t18 * weight * t17 * t6, 0.0))
+            d_alpha_term = (t20 - t21) * t9
 
             if wants_alpha:
                 d_alpha = d_alpha + _shown(visible, d_alpha_term, 0.0).sum(-1, keepdim=True)
@@ -1516,9 +1522,8 @@ struct Rows {
   alignas(64) float t13[MOST_ROWS];
   alignas(64) float t15[MOST_ROWS];
   alignas(64) float t16[MOST_ROWS];
-  alignas(64) float t18[MOST_ROWS];
+  alignas(64) float t19[MOST_ROWS];
   alignas(64) float t2[MOST_ROWS];
-  alignas(64) float t20[MOST_ROWS];
   alignas(64) float t3[MOST_ROWS];
   alignas(64) float t4[MOST_ROWS];
   alignas(64) float t5[MOST_ROWS];
@@ -1629,7 +1634,8 @@ inline void begin_search(const Rows& rows, Search& s, float direction, float* tr
 // One step by Halley's method, in the queries whose search goes on. While the direction isn't known, the bounds are tried,
 // the upper one first; without a change of sign the one nearer to zero by `size` is the result. Out of the bracket, after a
 // step that didn't halve the residual, or where a step would be more than two thirds of the last, the bracket's middle
-// comes next; the upper bound first, if a step leads beyond and it wasn't tried.
+// comes next; the upper bound first, if a step leads beyond and it wasn't tried. A residual that is all rounding is zero
+// only if Newton's step stays in the bracket: far away, where it is flat, it says nothing.
 inline void next_trial(int64_t count, Search& s, float* trial) {
   const Vec zero(0.f), one(1.f), half(0.5f), inf(INF), nan(std::numeric_limits<float>::quiet_NaN());
   const Vec epsilon(std::numeric_limits<float>::epsilon());
@@ -1652,8 +1658,9 @@ inline void next_trial(int64_t count, Search& s, float* trial) {
     const Vec beyond = (stepped >= high) & (load(s.tried + lane) == zero);
     const Vec inner = select(beyond, high, select(good, stepped, low + half * (high - low)));
     const Vec tolerance = Vec(2.f) * epsilon * x.abs(), rounding = Vec(8.f) * epsilon * load(s.magnitude + lane);
-    const Vec is_zero = (residual == zero) | ((residual.abs() <= rounding) & (rounding < inf));
-    const Vec found = is_zero | ((newton.abs() <= tolerance) & (bend.abs() <= one)), moved = x + newton;
+    const Vec moved = x + newton, near = (residual.abs() <= rounding) & (rounding < inf) & (moved >= low) & (moved <= high);
+    const Vec is_zero = (residual == zero) | near;
+    const Vec found = is_zero | ((newton.abs() <= tolerance) & (bend.abs() <= one));
     const Vec closing = select(found & (moved > low) & (moved < high), moved, x);
     const Vec nearer = select(is_zero, closing, select(alone & (last.abs() < size.abs()), high, closing));
     const Vec closed = found | alone | unknown | (inside & (high - low <= tolerance));
@@ -2288,8 +2295,7 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec t13 = load(rows.t13 + lane);
       const Vec t15 = load(rows.t15 + lane);
       const Vec t16 = load(rows.t16 + lane);
-      const Vec t18 = load(rows.t18 + lane);
-      const Vec t20 = load(rows.t20 + lane);
+      const Vec t19 = load(rows.t19 + lane);
       const Vec t3 = load(rows.t3 + lane);
       const Vec t4 = load(rows.t4 + lane);
       const Vec t9 = load(rows.t9 + lane);
@@ -2304,11 +2310,11 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec dqk = select(t8, scale * weight * t10 / t6, Vec(0.0f));
       const Vec t14 = exp2(t13 * t7);
       const Vec t17 = select(t8, t12 * qk / t14, Vec(0.0f));
-      const Vec t19 = select(t6 > Vec(0.0f), log(t6), Vec(0.0f));
-      const Vec t21 = t18 * weight * t19;
-      const Vec t22 = select(t11, t17, select(t15, select(t8, t16 * qk / t14, Vec(0.0f)), Vec(0.0f)));
-      const Vec t23 = t22 - select(t11, t21, select(t15, t20 * weight * t19, Vec(0.0f)));
-      const Vec d_alpha_term = t23 * t10;
+      const Vec t18 = select(t6 > Vec(0.0f), log(t6), Vec(0.0f));
+      const Vec t20 = t3 * weight * t18 * t3;
+      const Vec t21 = select(t11, t17, select(t15, select(t8, t16 * qk / t14, Vec(0.0f)), Vec(0.0f)));
+      const Vec t22 = select(t11, t20, select(t15, t19 * weight * t18 * t3, Vec(0.0f)));
+      const Vec d_alpha_term = (t21 - t22) * t10;
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);
@@ -2431,8 +2437,7 @@ class Backward {
         const Vec t13 = Vec(1.0f) - t3;
         const Vec t15 = t1 == Vec(0.01f);
         const Vec t16 = Vec(0.5f) * scale * t3;
-        const Vec t18 = t3 * t3;
-        const Vec t20 = Vec(0.5f) * t3 * t3;
+        const Vec t19 = Vec(0.5f) * t3;
         const Vec t9 = adj * select(-(t3 * tau_slope) == Vec(0.0f), Vec(0.0f), -(t2 / tau_slope));
 
         (t1).store(rows.t1 + lane);
@@ -2444,8 +2449,7 @@ class Backward {
         (t13).store(rows.t13 + lane);
         (t15).store(rows.t15 + lane);
         (t16).store(rows.t16 + lane);
-        (t18).store(rows.t18 + lane);
-        (t20).store(rows.t20 + lane);
+        (t19).store(rows.t19 + lane);
         (t9).store(rows.t9 + lane);
       }
 

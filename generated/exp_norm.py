@@ -869,7 +869,7 @@ def through_output(
     body = torch.square(o)
 
     channels = torch.sum(body, -1, keepdim=True)
-    d_channels_1 = 0.5 * (1.0 / channels) * (1.0 / torch.sqrt(channels)) * d_out * o
+    d_channels_1 = 0.5 * (1.0 / channels) * d_out * o * (1.0 / torch.sqrt(channels))
     body = -d_channels_1
 
     d_channels = torch.sum(body, -1, keepdim=True)

@@ -142,7 +142,8 @@ def _next_trial(x, low, high, last, stride, direction, tried, open, residual, sl
     two trials are the bounds, the upper one first, and without a change of sign the one nearer to zero is the result.
     Out of the bracket, after a step that didn't halve the residual, or where a step would be more than two thirds of the
     last, `stride`, the bracket's middle comes next; the upper bound first, if a step leads beyond and it wasn't `tried`.
-    `size` is what residuals at the bounds are compared by.
+    `size` is what residuals at the bounds are compared by. A residual that is all rounding is zero only if Newton's step
+    stays in the bracket: far away, where it is flat, it says nothing.
     """
     EPSILON: tl.constexpr = 1.1920929e-7
     INFINITY: tl.constexpr = float("inf")
@@ -165,9 +166,11 @@ def _next_trial(x, low, high, last, stride, direction, tried, open, residual, sl
     following = tl.where(upper, low, tl.where(beyond, high, following))
     tolerance = 2.0 * EPSILON * tl.abs(x)
     rounding = 8.0 * EPSILON * magnitude
-    is_zero = (residual == 0) | (tl.abs(residual) <= tl.where(rounding < INFINITY, rounding, 0.0))
+    moved = x + newton
+    near = (tl.abs(residual) <= tl.where(rounding < INFINITY, rounding, 0.0)) & (moved >= low) & (moved <= high)
+    is_zero = (residual == 0) | near
     found = is_zero | ((tl.abs(newton) <= tolerance) & (tl.abs(bend) <= 1.0))
-    closing = tl.where(found & (x + newton > low) & (x + newton < high), x + newton, x)
+    closing = tl.where(found & (moved > low) & (moved < high), moved, x)
     closing = tl.where(alone & (is_zero == 0) & (tl.abs(last) < tl.abs(size)), high, closing)
     closing = tl.where(unknown, float("nan"), closing)
     narrow = (high - low <= tolerance) & (upper == 0)
@@ -853,7 +856,8 @@ class _Search(NamedTuple):
         first two trials are the bounds, the upper one first, and without a change of sign the one nearer to zero is the
         result. Out of the bracket, after a step that didn't halve the residual, or where a step would be more than two
         thirds of the last, `stride`, the bracket's middle comes next; the upper bound first, if a step leads beyond and
-        it wasn't `tried`. `size` is what residuals at the bounds are compared by.
+        it wasn't `tried`. `size` is what residuals at the bounds are compared by. A residual that is all rounding is
+        zero only if Newton's step stays in the bracket: far away, where it is flat, it says nothing.
         """
         x, last, epsilon = self.x, self.last, torch.finfo(residual.dtype).eps
         upper, lower = (self.direction == 0) & ~self.tried, (self.direction == 0) & self.tried
@@ -872,9 +876,11 @@ class _Search(NamedTuple):
         following = torch.where(good, stepped, low + 0.5 * (high - low))
         following = torch.where(upper, low, torch.where(beyond, high, following))
         tolerance, rounding = 2 * epsilon * x.abs(), 8 * epsilon * magnitude
-        is_zero = (residual == 0) | ((residual.abs() <= rounding) & (rounding < math.inf))
+        moved = x + newton
+        near = (residual.abs() <= rounding) & (rounding < math.inf) & (moved >= low) & (moved <= high)
+        is_zero = (residual == 0) | near
         found = is_zero | ((newton.abs() <= tolerance) & (bend.abs() <= 1))
-        closing = torch.where(found & (x + newton > low) & (x + newton < high), x + newton, x)
+        closing = torch.where(found & (moved > low) & (moved < high), moved, x)
         closing = torch.where(alone & ~is_zero & (last.abs() < size.abs()), high, closing)
         closing = torch.where(unknown, math.nan, closing)
         narrow = (high - low <= tolerance) & ~upper
@@ -1422,7 +1428,8 @@ inline void begin_search(const Rows& rows, Search& s, float direction, float* tr
 // One step by Halley's method, in the queries whose search goes on. While the direction isn't known, the bounds are tried,
 // the upper one first; without a change of sign the one nearer to zero by `size` is the result. Out of the bracket, after a
 // step that didn't halve the residual, or where a step would be more than two thirds of the last, the bracket's middle
-// comes next; the upper bound first, if a step leads beyond and it wasn't tried.
+// comes next; the upper bound first, if a step leads beyond and it wasn't tried. A residual that is all rounding is zero
+// only if Newton's step stays in the bracket: far away, where it is flat, it says nothing.
 inline void next_trial(int64_t count, Search& s, float* trial) {
   const Vec zero(0.f), one(1.f), half(0.5f), inf(INF), nan(std::numeric_limits<float>::quiet_NaN());
   const Vec epsilon(std::numeric_limits<float>::epsilon());
@@ -1445,8 +1452,9 @@ inline void next_trial(int64_t count, Search& s, float* trial) {
     const Vec beyond = (stepped >= high) & (load(s.tried + lane) == zero);
     const Vec inner = select(beyond, high, select(good, stepped, low + half * (high - low)));
     const Vec tolerance = Vec(2.f) * epsilon * x.abs(), rounding = Vec(8.f) * epsilon * load(s.magnitude + lane);
-    const Vec is_zero = (residual == zero) | ((residual.abs() <= rounding) & (rounding < inf));
-    const Vec found = is_zero | ((newton.abs() <= tolerance) & (bend.abs() <= one)), moved = x + newton;
+    const Vec moved = x + newton, near = (residual.abs() <= rounding) & (rounding < inf) & (moved >= low) & (moved <= high);
+    const Vec is_zero = (residual == zero) | near;
+    const Vec found = is_zero | ((newton.abs() <= tolerance) & (bend.abs() <= one));
     const Vec closing = select(found & (moved > low) & (moved < high), moved, x);
     const Vec nearer = select(is_zero, closing, select(alone & (last.abs() < size.abs()), high, closing));
     const Vec closed = found | alone | unknown | (inside & (high - low <= tolerance));

@@ -965,7 +965,7 @@ def through_output(
     d_channels_5 = _plain_maximum(d_channels_3, d_channels_4)
     d_channels_6 = channels * torch.exp(d_channels_3 - d_channels_5) + 1e-06 * torch.exp(d_channels_4 - d_channels_5)
     d_channels_7 = 0.5 * torch.exp(3.0 * row_max - 1.5 * d_channels_2 - 1.5 * d_channels_5)
-    d_channels_8 = d_channels_7 * (1.0 / d_channels_6) * (1.0 / torch.sqrt(d_channels_6)) * d_out * o
+    d_channels_8 = d_channels_7 * (1.0 / d_channels_6) * d_out * o * (1.0 / torch.sqrt(d_channels_6))
     body = -d_channels_8
 
     d_channels = torch.sum(body, -1, keepdim=True)

@@ -414,7 +414,7 @@ def two_temperatures_backward_query(
     # Epilogue
     warm_gradient = d_warm / row_sum2
     u1 = 1.0 / heat_in
-    heat_gradient = scale * warm_in * u1 * u1 * d_heat
+    heat_gradient = scale * warm_in * u1 * d_heat * u1
 
     if dq_ptr is not None:
         dq = dq * (scale)
@@ -1054,7 +1054,7 @@ def portable_backward(
             dq.append(dq_block)
         warm_gradient = d_warm / row_sum2
         u1 = 1.0 / heat_in
-        heat_gradient = scale * warm_in * u1 * u1 * d_heat
+        heat_gradient = scale * warm_in * u1 * d_heat * u1
         if wants_cold:
             d_cold_rows.append(torch.where(live, d_cold, 0.0)[..., 0].expand(*q.shape[:3]))
         if wants_warm:
@@ -2083,9 +2083,9 @@ class Backward {
       const Vec warm_in = load(rows.warm_in + lane);
 
       const Vec u1 = Vec(1.0f) / heat_in;
-      const Vec u2 = scale * warm_in * u1 * u1;
+      const Vec u2 = scale * warm_in * u1;
       const Vec warm_gradient = d_warm / row_sum2;
-      const Vec heat_gradient = u2 * d_heat;
+      const Vec heat_gradient = u2 * d_heat * u1;
 
       (d_cold).store(rows.d_cold_in + lane);
       (warm_gradient).store(rows.d_warm_in + lane);

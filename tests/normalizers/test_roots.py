@@ -70,6 +70,13 @@ def _turning(r: Rows) -> Tensor:
     return torch.relu(solved(lambda t: r.mean((r.s - t) ** 2) - 9, low, high) - r.s)
 
 
+def _flat(r: Rows) -> Tensor:
+    def residual(t: Tensor) -> Tensor:
+        return r.mean(torch.sqrt(1 + (r.s - t) ** 2)) - t - 3
+
+    return torch.sigmoid(r.s - solved(residual, *bounds(r, -3e6, 3e6)))
+
+
 def _logarithm(r: Rows) -> Tensor:
     return r.s * solved(lambda t: torch.log(t) + r.mean(r.s**2), *bounds(r, 0, 1e3))
 
@@ -108,6 +115,8 @@ FORMULAS = {
         _turning,
         {},
     ),
+    # At its upper bound the residual is -3 - mean(s), less than eight roundings of 6e6 in float32.
+    "flat": ('t: {root: "mean(sqrt(1 + (s - t) ** 2)) - t - 3", between: [-3e6, 3e6]}', "sigmoid(s - t)", _flat, {}),
     "logarithm": ('t: {root: "log(t) + mean(s ** 2)", between: [0, 1e3]}', "s * t", _logarithm, {}),
     "chained": (
         'p: sqrt(exp(s) / sum(exp(s)))\n  t: {root: "sum(relu(p - t)) - 0.3", between: [amax(p) - 1, amax(p)]}\n'

@@ -183,6 +183,17 @@ def test_squares_of_divisors_that_underflow(load: Load) -> None:
     assert error(gradient, right_gradient) < 1e-4
 
 
+@pytest.mark.parametrize("share", ["relu(s) ** 2 / sum(relu(s) ** 2)", "relu(s) / sqrt(sum(relu(s) ** 2))"])
+def test_staged_shares_of_rows_that_have_none(share: str, load: Load) -> None:
+    """The slope by the sum z is that of 1 / z ** 2 or z ** -1.5, which is infinite, times relu(s), which is zero."""
+    spec = f"name: shares\nlet: {{a: {share}}}\nweights: softplus(a)\n"
+    scores, d_weights = spread_out(-3, -1), random(3, KEYS)
+    with kernels(load(spec)) as op:
+        found, gradient = weights_and_gradient(op, scores, d_weights)
+    assert error(found, torch.full_like(found, math.log(2))) < 1e-6
+    assert not gradient.any()
+
+
 def test_powers_of_what_underflows(load: Load) -> None:
     """sigmoid(s) ** p is zero from -104 on, and the slope by p zero times the logarithm of zero."""
     spec = "name: powers\ninputs: {p: {shape: []}}\nweights: sigmoid(s) ** p / sum(sigmoid(s) ** p)\n"
