@@ -51,7 +51,7 @@ class Trial:
         return self.newton / min(max(1 + self.bend, 0.25), 4.0)
 
     def is_zero(self, low: float, x: float, high: float) -> bool:
-        """At x in its bracket. What is all rounding says nothing where it is flat and a step would leave the bracket."""
+        """At x in its bracket. What is all rounding says nothing where it is flat: a step would leave the bracket."""
         rounding = _ROUNDING * _EPSILON * self.magnitude
         return self.residual == 0 or (abs(self.residual) <= rounding < math.inf and low <= x + self.newton <= high)
 
