@@ -40,15 +40,17 @@ def check_plan(plan: OpPlan) -> None:
 
 
 def _nowhere_finite(formula: Formula, plan: OpPlan) -> Diagnostic:
-    """Says which root is to blame, if one is."""
+    """Says which root is to blame, if one is; else it is the weights' or the output's formula."""
     unsolved = OnCase(formula, draw(plan.normalizer.inputs, Random(0), 0)).unsolved()
     roots = [node for node in ir.walk(plan.normalizer.weights) if isinstance(node, ir.Root)]
     for root in roots:
         if root.variable in unsolved[:1]:
             return _no_single_zero(root)
+    what = "weights are" if plan.normalizer.output == ir.Name("o") else "weights, or the output, are"
     return Diagnostic(
-        "the weights are not finite for any scores and inputs that were tried",
-        expected="a formula that has a finite value for some scores between -30 and 30",
+        f"the {what} not finite for any scores and inputs that were tried",
+        plan.normalizer.weights.span,
+        "a formula that has a finite value for some scores between -30 and 30",
     )
 
 
