@@ -478,7 +478,7 @@ CONFIGS: dict[str, dict[tuple[str, int, int], Tile]] = {
         ("forward", 128, 2): Tile(128, 64, 8, 3),
         ("forward", 256, 2): Tile(128, 32, 8, 2),
         ("backward_query", 64, 2): Tile(64, 64, 4, 3),
-        ("backward_query", 128, 2): Tile(64, 64, 4, 2),
+        ("backward_query", 128, 2): Tile(64, 32, 4, 3),
         ("backward_query", 256, 2): Tile(32, 32, 4, 1),
         ("backward_key", 64, 2): Tile(64, 64, 4, 2),
         ("backward_key", 128, 2): Tile(32, 128, 8, 2),

@@ -499,7 +499,7 @@ CONFIGS: dict[str, dict[tuple[str, int, int], Tile]] = {
         ("backward_pair", 256, 4): Tile(16, 16, 4, 1),
     },
     "sm_90": {
-        ("forward", 64, 2): Tile(64, 64, 4, 3),
+        ("forward", 64, 2): Tile(64, 32, 4, 3),
         ("forward", 128, 2): Tile(128, 32, 8, 3),
         ("forward", 256, 2): Tile(32, 32, 4, 2),
         ("backward_query", 64, 2): Tile(64, 32, 4, 3),

@@ -7,7 +7,7 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all-native", action="store_true", help="native kernels serve all tests; they are built")
-    parser.addoption("--all-specs", action="store_true", help="GPU tests and audits of every shipped spec, not of some")
+    parser.addoption("--all-specs", action="store_true", help="GPU tests of every shipped spec, not of some")
     parser.addoption("--update-golden", action="store_true", help="write what golden tests get as what they expect")
 
 

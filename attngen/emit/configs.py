@@ -8,7 +8,7 @@ A tile is (queries, keys, warps, stages). Four warps hold 64 rows of scores, eig
 kernel): with fewer rows per warp several warps compute the same scores, with more of them registers run out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from attngen import ir
@@ -42,8 +42,12 @@ _HEAVY: Table = {
     "backward_key": {(64, 2): (32, 64, 4, 3), (128, 2): (32, 128, 8, 2), (256, 2): (32, 32, 4, 1)},
     "backward_pair": {(64, 2): (64, 64, 4, 1), (128, 2): (64, 64, 4, 1), (256, 2): (64, 32, 4, 1)},
 }
-# Changes for sm_90: where scores become weights at once, registers are left for wide tiles; trials of powers need many.
+# Changes for sm_90: where scores become weights at once, registers are left for wide tiles; other formulas need more of
+# them than most, in one kernel or all.
 _LEAN: Table = {"forward": {(64, 2): (64, 128, 4, 2)}}
+_TWO_TILES: Table = {"forward": {(64, 2): (64, 32, 4, 3)}}
+_SUMMING: Table = {"backward_query": {(128, 2): (64, 32, 4, 3)}}
+_LONG: Table = {"backward_query": {(128, 2): (64, 16, 4, 3)}}
 _CROWDED: Table = {
     "forward": {(64, 2): (64, 32, 4, 2)},
     "backward_query": {(64, 2): (64, 32, 4, 2), (128, 2): (128, 16, 8, 2)},
@@ -79,8 +83,10 @@ _GFX942: Table = {
 def configs(plan: OpPlan) -> dict[str, tuple[Config, ...]]:
     """Architecture -> its rows for the op."""
     half, sm_80 = (_HEAVY, _SM80_HEAVY) if is_heavy(plan) else (_LIGHT, _SM80_LIGHT)
-    sm_90 = _LEAN if is_lean(plan) else _CROWDED if is_crowded(plan) else {}
-    tables = {"sm_80": _changed(half, sm_80), "sm_90": _changed(half, sm_90), "sm_100": half, "gfx942": _GFX942}
+    sm_90 = half
+    for applies, changes in _SM90_CHANGES:
+        sm_90 = _changed(sm_90, changes) if applies(plan) else sm_90
+    tables = {"sm_80": _changed(half, sm_80), "sm_90": sm_90, "sm_100": half, "gfx942": _GFX942}
     return {arch: _rows(table) + _rows(_SINGLE) for arch, table in tables.items()}
 
 
@@ -95,12 +101,11 @@ def _rows(table: Table) -> tuple[Config, ...]:
 def is_heavy(plan: OpPlan) -> bool:
     """Whether scores need so many registers beside their products that tiles have to be smaller."""
     forward, backward = plan.analysis.forward, plan.analysis.backward
-    operations = _operations(backward.weights) | _operations(backward.dqk)
     staged = len(forward.passes) > 1 or bool(backward.prepass)
     names = ir.names(backward.weights) | ir.names(backward.dqk)
     pairs = any({"query", "key"} <= set(i.axes) for i in plan.normalizer.inputs)
     by_place = pairs or not names.isdisjoint({"i", "j"})
-    return staged or by_place or len(forward.accumulators) > 1 or len(operations) > 16
+    return staged or by_place or len(forward.accumulators) > 1 or _backward_operations(plan) > 16
 
 
 def is_lean(plan: OpPlan) -> bool:
@@ -121,6 +126,34 @@ def is_crowded(plan: OpPlan) -> bool:
         isinstance(part, ir.Apply) and part.op == "pow" and not isinstance(part.args[1], ir.Number)
         for part in ir.walk(plan.analysis.backward.weights)
     )
+
+
+def keeps_two_tiles(plan: OpPlan) -> bool:
+    """Whether a pivot is found without the scores, which have to wait for it beside its exponents."""
+    pivots = [pivot for this in plan.analysis.forward.passes for pivot in this.pivots]
+    return any("qk" not in ir.names(pivot.exponent) for pivot in pivots)
+
+
+def sums_beside_statistics(plan: OpPlan) -> bool:
+    """Whether the query kernel of a lean formula sums up gradients of inputs, of weights that hold statistics."""
+    sums = any(gradient.sums for gradient in plan.analysis.backward.inputs if gradient.level == "row")
+    return sums and is_lean(plan) and bool(plan.saved_rows)
+
+
+def is_long(plan: OpPlan) -> bool:
+    """Whether the backward's formulas are longer than any but a few: beyond 30 operations."""
+    return _backward_operations(plan) > 30
+
+
+_SM90_CHANGES: tuple[tuple[Callable[[OpPlan], bool], Table], ...] = (
+    (is_lean, _LEAN), (keeps_two_tiles, _TWO_TILES), (sums_beside_statistics, _SUMMING), (is_long, _LONG),
+    (is_crowded, _CROWDED),
+)  # fmt: skip
+
+
+def _backward_operations(plan: OpPlan) -> int:
+    backward = plan.analysis.backward
+    return len(_operations(backward.weights) | _operations(backward.dqk))
 
 
 def _operations(expr: ir.Expr) -> frozenset[ir.Expr]:
