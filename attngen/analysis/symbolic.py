@@ -138,7 +138,7 @@ class Thawed:
         if self.outside is not None and not uses(body, [self.unknown]):
             return self.outside.reduction(kind, body)
         if (kind, body) not in self.statistics:
-            known = {"positive": True} if body.is_positive else {"nonnegative": True} if body.is_nonnegative else {}
+            known = {"positive": True} if body.is_positive else {"nonnegative": True} if _stays_above(body) else {}
             name = f"{self.prefix}{len(self.statistics) + 1}"
             self.statistics[kind, body] = Statistic(symbol(name, **known), kind, body)
         return self.statistics[kind, body].symbol
@@ -181,6 +181,12 @@ def thaw(expr: ir.Expr, found: Thawed, detached: bool = False) -> Sym:
 def twins_of(expr: Sym) -> Sym:
     """The formula with every symbol detached. See Note [Detached twins]."""
     return expr.xreplace({s: twin(s) for s in expr.free_symbols if not s.name.endswith("'")})
+
+
+def _stays_above(expr: Sym) -> bool:
+    """Whether a formula is never negative. sympy won't say of relu(x) ** p: it might be infinite."""
+    powers = [p for p in expr.atoms(sp.Pow) if p.base.is_nonnegative and p.exp.is_real]
+    return bool(expr.xreplace({p: sp.Dummy(nonnegative=True) for p in powers}).is_nonnegative)
 
 
 def _reduction(expr: ir.Reduce, found: Thawed) -> Sym:

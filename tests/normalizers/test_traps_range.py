@@ -331,6 +331,16 @@ def test_norms_of_rows_of_zeros(load: Load) -> None:
     assert error(gradient, 1e3 * d_weights) < 1e-12
 
 
+def test_norms_with_a_power_of_their_own_of_rows_of_zeros(load: Load) -> None:
+    """As before, where nobody knows whether the power is below one."""
+    spec = "name: norm\ninputs:\n  p: {shape: []}\nweights: relu(s) ** p / (sum(relu(s) ** p) ** (1 / p) + 1e-3)\n"
+    scores = torch.stack([torch.zeros(16), random(16).float()]).double()
+    power = torch.tensor(1.5, dtype=torch.float64)
+    found, gradient = weights_and_gradient(load(spec), scores, random(2, 16), p=power)
+    assert torch.equal(found[0], scores[0])
+    assert not bad(gradient)
+
+
 def test_ties_are_not_blown_up(load: Load) -> None:
     """All keys alike: n * a - 1 is rounding noise, and a ratio of noise to noise is any number at all."""
     qk = torch.full((6, 31), 0.3)
