@@ -26,6 +26,12 @@ def stays_positive(expr: Sym) -> bool:
     return bool(expr.is_Atom and expr.is_positive)
 
 
+def stays_nonnegative(expr: Sym) -> bool:
+    """Whether a formula is never negative. sympy won't say of relu(x) ** p: it might be infinite."""
+    powers = [p for p in expr.atoms(sp.Pow) if p.base.is_nonnegative and p.exp.is_real]
+    return bool(expr.xreplace({p: sp.Dummy(nonnegative=True) for p in powers}).is_nonnegative)
+
+
 class nonzero(RealFunction):
     """x, or the least number that may divide others where x is closer to zero."""
 

@@ -43,6 +43,7 @@ from attngen.analysis.functions import (
     sigmoid,
     sign,
     softplus,
+    stays_nonnegative,
     where,
 )
 from attngen.diagnostics import Diagnostic, InternalError, SpecError
@@ -138,7 +139,7 @@ class Thawed:
         if self.outside is not None and not uses(body, [self.unknown]):
             return self.outside.reduction(kind, body)
         if (kind, body) not in self.statistics:
-            known = {"positive": True} if body.is_positive else {"nonnegative": True} if _stays_above(body) else {}
+            known = {"positive": True} if body.is_positive else {"nonnegative": True} if stays_nonnegative(body) else {}
             name = f"{self.prefix}{len(self.statistics) + 1}"
             self.statistics[kind, body] = Statistic(symbol(name, **known), kind, body)
         return self.statistics[kind, body].symbol
@@ -181,12 +182,6 @@ def thaw(expr: ir.Expr, found: Thawed, detached: bool = False) -> Sym:
 def twins_of(expr: Sym) -> Sym:
     """The formula with every symbol detached. See Note [Detached twins]."""
     return expr.xreplace({s: twin(s) for s in expr.free_symbols if not s.name.endswith("'")})
-
-
-def _stays_above(expr: Sym) -> bool:
-    """Whether a formula is never negative. sympy won't say of relu(x) ** p: it might be infinite."""
-    powers = [p for p in expr.atoms(sp.Pow) if p.base.is_nonnegative and p.exp.is_real]
-    return bool(expr.xreplace({p: sp.Dummy(nonnegative=True) for p in powers}).is_nonnegative)
 
 
 def _reduction(expr: ir.Reduce, found: Thawed) -> Sym:
