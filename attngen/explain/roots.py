@@ -20,10 +20,6 @@ _DIRECTIONS = {
 }
 
 
-def roots_of(words: Words) -> Iterator[Root]:
-    return (this.root for this in words.plan.analysis.forward.passes if this.root)
-
-
 def search_section(words: Words) -> Section | None:
     """How the roots are found; None where there are none."""
     blocks = [block for this in words.plan.analysis.forward.passes if this.root for block in _search(words, this)]
