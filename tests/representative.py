@@ -16,9 +16,8 @@ REPRESENTATIVE = (
     "two_temperatures",  # two pivots
 )
 
-# What the kernels for Hopper leave to the others: several passes or accumulators, a step behind the weighted sum,
-# inputs with a query and a key axis, cosines, more than registers hold.
-BEYOND_HOPPER = frozenset({
-    "additive_bias", "affine_scaled", "affine_total", "affine_visible", "alpha_entmax", "cosformer", "entmax15",
-    "exp_norm", "lssar", "scaled_cosine", "softpick", "sparsemax", "t_softmax", "transnormer", "two_temperatures",
-})  # fmt: skip
+# What the kernels for Hopper leave to the others: searches, inputs with a query and a key axis, cosines, more than
+# registers hold.
+BEYOND_HOPPER = frozenset(
+    {"additive_bias", "alpha_entmax", "cosformer", "entmax15", "scaled_cosine", "softpick", "sparsemax"}
+)

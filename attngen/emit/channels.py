@@ -74,7 +74,9 @@ class _Channels:
     """`uses` grows with every formula that is printed."""
 
     def __init__(self, plan: OpPlan, output: Output, printer: Printer) -> None:
-        self.scribe = Scribe(plan, replace(printer, blank=_blank(printer, output.name)), OVER_KEYS)
+        blank = _blank(printer, output.name)
+        beside = replace(printer, blank=blank, spread=lambda name, _: printer.column(name))
+        self.scribe = Scribe(plan, beside, OVER_KEYS)
         rows = (*output.sums, *output.adjoints)
         self.leaves = {**self.scribe.ended(), **dict.fromkeys((s.name for s in rows), _ROW)}
         self.leaves |= {output.name: _CHANNEL, output.d_out: _CHANNEL}
@@ -101,4 +103,4 @@ def _blank(printer: Printer, name: str) -> str:
     """Zeros of the shape of what is called `name`."""
     if printer.blank == TRITON.blank:
         return "tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)"
-    return f"torch.zeros_like({name})" if printer is TORCH else printer.blank
+    return printer.blank.replace("(qk)", f"({name})")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from attngen.emit.channels import OutputGradient, Step
 from attngen.emit.configs import Config, HopperTile, NativeTile
 from attngen.emit.cpp_context import CppSource
-from attngen.emit.statements import InputUse, PassText, Uses
+from attngen.emit.statements import AccumulatorText, InputUse, PassText, Uses
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +153,36 @@ class KeyText:
 
 
 @dataclass(frozen=True, slots=True)
+class HopperProduct:
+    """An accumulator, and names: of a tile's weights, of these as an operand, of the sum while its product runs."""
+
+    accumulator: AccumulatorText
+    weights: str
+    operand: str
+    next: str
+
+
+@dataclass(frozen=True, slots=True)
+class HopperWalk:
+    """A pass over the keys. Of a tile, `function` makes weights for the products, factors on the sums so far and what
+    rows carry, the `state`, which it calls `kept` when it is new. `given` is what its formulas take from outside."""
+
+    text: PassText
+    function: str
+    given: tuple[str, ...]
+    state: tuple[str, ...]
+    kept: tuple[str, ...]
+    products: tuple[HopperProduct, ...]
+    rescales: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class HopperText:
-    """The kernels for Hopper. `given`: what a tile's formulas take from outside. `types`: torch's names of the types of
-    query, key and value that are served. There is no kernel for backwards of more than five products."""
+    """The kernels for Hopper. `types`: torch's names of the types of query, key and value that are served. There is no
+    kernel for backwards of more than five products."""
 
     forward: ForwardText
-    given: tuple[str, ...]
+    walks: tuple[HopperWalk, ...]
     backward: KeyText | None
     given_backward: tuple[str, ...]
     types: tuple[str, ...]

@@ -1,8 +1,8 @@
 """The target Hopper: `OpPlan` -> what the templates of its kernels print, or None if they can't say the plan.
 
 The formulas are those of the plain Triton kernels, in a spelling of fewer instructions (`printers.HOPPER`); what is the
-kernels' own is their structure: a warp that loads, warpgroups that compute, asynchronous products. They walk over the
-keys once and have one accumulator; whatever else a plan asks for is left to the plain kernels.
+kernels' own is their structure: a warp that loads, warpgroups that compute, asynchronous products. Searches for a root,
+inputs with a query and a key axis, and formulas that need more registers than there are, are left to the plain kernels.
 """
 
 import re
@@ -11,14 +11,15 @@ from dataclasses import replace
 from typing import Literal
 
 from attngen import ir
-from attngen.emit.configs import HOPPER_BACKWARD, HOPPER_NARROW, HOPPER_WIDE
-from attngen.emit.context import ForwardText, HopperText, KeyText, Section
+from attngen.emit.configs import HOPPER_BACKWARD, HOPPER_NARROW, HOPPER_SHORT, HOPPER_WIDE, HopperTile
+from attngen.emit.context import ForwardText, HopperProduct, HopperText, HopperWalk, KeyText, Section
 from attngen.emit.printers import HOPPER
-from attngen.emit.statements import OVER_KEYS, PassText, Scribe
+from attngen.emit.statements import OVER_KEYS, AccumulatorText, PassText, Scribe
 from attngen.schedule import OpPlan
 
 # Formulas of more lines don't fit into the registers beside the scores and the output, with 64 keys or 128.
 MOST_LINES, MOST_LINES_OF_WIDE_TILES, MOST_LINES_OF_BACKWARDS = 6, 3, 3
+_WORD = re.compile(r"(?<![.\w])[a-z]\w*(?![\w(])")
 _LIGHT_FUNCTIONS = {"tl.exp2", "tl.maximum", "_logistic2_shared", "_square"}
 
 Target = Literal["any", "hopper"]  # what a module is built for: every device alike, or Hopper's own kernels as well
@@ -31,15 +32,15 @@ LOG1P_SHORT = (-0.02386915, 0.10122229, -0.21004869, 0.3252067, -0.49936134, 0.9
 def is_served(plan: OpPlan) -> bool:
     """Whether the kernels for Hopper know this kind of plan."""
     forward = plan.analysis.forward
-    walked_once = len(forward.passes) == 1 and forward.passes[0].root is None
-    ends_there = plan.analysis.output is None and not plan.saved_accumulators
+    searched = any(this.root for this in forward.passes)
     pairs = any({"query", "key"} <= set(i.axes) for i in plan.normalizer.inputs)
-    in_form = walked_once and ends_there and not pairs and len(forward.accumulators) == 1
-    return in_form and not _uses_stack(plan) and _lines(_printed(plan)) <= MOST_LINES
+    in_form = not searched and not pairs
+    return in_form and not _uses_stack(plan) and max(map(_lines, _printed(plan))) <= MOST_LINES
 
 
-def _printed(plan: OpPlan) -> PassText:
-    return Scribe(without_support(plan), HOPPER, OVER_KEYS).forward_pass(0)
+def _printed(plan: OpPlan) -> tuple[PassText, ...]:
+    scribe = Scribe(without_support(plan), HOPPER, OVER_KEYS)
+    return tuple(scribe.forward_pass(n) for n in range(len(plan.analysis.forward.passes)))
 
 
 def _lines(this: PassText) -> int:
@@ -49,7 +50,10 @@ def _lines(this: PassText) -> int:
 
 def _uses_stack(plan: OpPlan) -> bool:
     """Triton reduces the arguments of sin and cos there."""
-    nodes = ir.walk(plan.analysis.forward.accumulators[0].body)
+    forward = plan.analysis.forward
+    bodies = [carry.body for this in forward.passes for carry in this.carries]
+    bodies += [accumulator.body for accumulator in forward.accumulators]
+    nodes = (node for body in bodies for node in ir.walk(body))
     return any(isinstance(node, ir.Apply) and node.op in ("sin", "cos") for node in nodes)
 
 
@@ -70,11 +74,50 @@ def has_five_products(plan: OpPlan) -> bool:
 
 def hopper_text(forward: ForwardText, backward: KeyText | None) -> HopperText:
     """Both are what printers for Hopper made of a plan that is served."""
-    tiles = HOPPER_WIDE if _is_light(forward.passes[0]) else HOPPER_NARROW
     backward = backward if backward and _fits_beside_gradients(backward.main) else None
     used = _used(backward) if backward else ()
     return HopperText(
-        forward, _given(forward.passes[0]), backward, used, _types(forward), tiles, HOPPER_BACKWARD, LOG1P_SHORT
+        forward, _walks(forward.passes), backward, used, _types(forward), _tiles(forward), HOPPER_BACKWARD, LOG1P_SHORT
+    )
+
+
+def _tiles(forward: ForwardText) -> tuple[HopperTile, ...]:
+    if len(forward.output.terms) > 1:
+        return HOPPER_SHORT
+    return HOPPER_WIDE if len(forward.passes) == 1 and _is_light(forward.passes[0]) else HOPPER_NARROW
+
+
+def _walks(passes: tuple[PassText, ...]) -> tuple[HopperWalk, ...]:
+    walks: list[HopperWalk] = []
+    left: tuple[str, ...] = ()
+    for number, this in enumerate(passes, start=1):
+        name = "weights" if number == len(passes) else f"statistics{number}"
+        walks.append(_walk(this, name, left))
+        left += (*walks[-1].state, *_computed(this.statistics))
+    return tuple(walks)
+
+
+def _walk(this: PassText, function: str, left: tuple[str, ...]) -> HopperWalk:
+    """`left` are the names of what the walks before leave behind."""
+    pivots, carries = [p.name for p in this.pivots], [c.name for c in this.carries]
+    rescales = tuple(dict.fromkeys(a.rescale for a in this.accumulators if a.rescale))
+    return HopperWalk(
+        text=this,
+        function=function,
+        given=_given(this, left),
+        state=(*pivots, *carries),
+        kept=(*(f"{name}_kept" for name in pivots), *carries),
+        products=_products(this.accumulators),
+        rescales=rescales,
+    )
+
+
+def _products(accumulators: tuple[AccumulatorText, ...]) -> tuple[HopperProduct, ...]:
+    """Names are short where there is one product alone."""
+    prefixes = [f"{a.name}_" if len(accumulators) > 1 else "" for a in accumulators]
+    return tuple(
+        HopperProduct(a, f"{prefix}weights", f"{prefix}p", f"{a.name}_next")
+        for a, prefix in zip(accumulators, prefixes, strict=True)
     )
 
 
@@ -95,13 +138,14 @@ def _fits_beside_gradients(main: Section) -> bool:
     return in_registers and len(main.inner) <= MOST_LINES_OF_BACKWARDS and not varying
 
 
-def _given(this: PassText) -> tuple[str, ...]:
+def _given(this: PassText, left: tuple[str, ...]) -> tuple[str, ...]:
     sizes = {"d": "head_dim", "n_q": "query_count", "n_k": "key_count", "scale": "scale", "i": "i", "n": "n"}
     names = [text for name, text in sizes.items() if name in this.uses.builtins]
     names += [f"{use.name}_in" for use in this.uses.inputs if use.level in ("uniform", "row")]
     for use in this.uses.inputs:
         names += [f"{use.name}_in_base", f"{use.name}_in_stride_key"] if use.level == "key" else []
-    return (*names, *_computed(this.outer))
+    words = set(_WORD.findall(repr((this.before, this.pivots, this.after, this.carries, this.accumulators))))
+    return (*names, *(name for name in dict.fromkeys(left) if name in words), *_computed(this.outer))
 
 
 def _computed(lines: Iterable[str]) -> tuple[str, ...]:
@@ -118,6 +162,6 @@ def _used(backward: KeyText) -> tuple[str, ...]:
 
 def _types(forward: ForwardText) -> tuple[str, ...]:
     """Weights that are divided at the end, and that no pivot bounds until then, may leave float16's range."""
-    (accumulator,), (term,) = forward.passes[0].accumulators, forward.output.terms
-    bounded = accumulator.rescale is not None or term.factor == "1.0"
+    pairs = zip(forward.passes[-1].accumulators, forward.output.terms, strict=True)
+    bounded = all(accumulator.rescale is not None or term.factor == "1.0" for accumulator, term in pairs)
     return ("bfloat16", "float16") if bounded else ("bfloat16",)

@@ -59,9 +59,11 @@ def emulated(built: Compilation, call: Callable[[], Tensor], seed: int) -> Tenso
     return found
 
 
-# a running maximum; shared reciprocals; positions; inputs of keys; two sums with one maximum; a polynomial
+# a maximum; shared reciprocals; positions; inputs of keys; two sums with one maximum; two walks; two accumulators
 @pytest.mark.parametrize("case", CASES, ids=Case.to_json)
-@pytest.mark.parametrize("name", ["softmax", "sigmoid", "alibi", "forgetting", "retention"])
+@pytest.mark.parametrize(
+    "name", ["softmax", "sigmoid", "alibi", "forgetting", "retention", "t_softmax", "two_temperatures"]
+)
 def test_output(name: str, case: Case) -> None:
     assert error_of(compilation(name), case) <= 1
 
@@ -75,8 +77,10 @@ def test_no_order_of_events_changes_the_output(seed: int) -> None:
     assert error_of(compilation("softmax"), replace(CAUSAL, n_k=900, is_causal=False), seed) <= 1
 
 
-def test_what_is_saved_serves_the_backward() -> None:
-    built = compilation("softmax")
+# a row value; accumulators; the weighted sum that a step follows
+@pytest.mark.parametrize("name", ["softmax", "two_temperatures", "transnormer"])
+def test_what_is_saved_serves_the_backward(name: str) -> None:
+    built = compilation(name)
     module = load_module(built)
     tested, case = subject_of(module, built.normalizer), replace(CAUSAL, n_q=70, n_k=70)
     drawn = tested.draw(case)
@@ -121,18 +125,29 @@ def error_of_gradients(built: Compilation, case: Case) -> tuple[float, int]:
 
 # What the protocol needs, and the kernel without it.
 MUTANTS = {
-    "keys are overwritten": ("mbarrier.wait(k_empty.index(slot), parity ^ 1)", "pass"),
-    "values are overwritten": ("mbarrier.wait(v_empty.index(slot), parity ^ 1)", "pass"),
+    "tiles are overwritten": ("mbarrier.wait(empty.index(slot), parity ^ 1)", "pass"),
     "keys are not there": ("mbarrier.wait(k_full.index(slot), (tile // SLOTS) & 1)", "pass"),
     "values are not there": ("mbarrier.wait(v_full.index(slot), (tile // SLOTS) & 1)", "pass"),
     "queries are not there": ("mbarrier.wait(q_full.index(CONSUMER), 0)", "pass"),
     "a slot is never empty": ("mbarrier.arrive(v_empty.index((tile - 1) % SLOTS), count=1)", "pass"),
-    "the parity is wrong": ("parity = (tile // SLOTS) & 1", "parity = tile & 1"),
+    "the parity is wrong": ("parity = (step // SLOTS) & 1", "parity = step & 1"),
     "one consumer suffices": ("v_empty = _barriers(SLOTS, CONSUMERS)", "v_empty = _barriers(SLOTS, 1)"),
     "the output is not seen": ("fence_async_shared()\n    _tma_store(out_desc", "_tma_store(out_desc"),
-    "a product is not awaited": ("acc = warpgroup_mma_wait(0, deps=(acc_next,))", "acc = acc_next.result"),
+    "a product is not awaited": (
+        "acc = warpgroup_mma_wait(0, deps=(acc_next,))\n            mbarrier",
+        "acc = acc_next.result\n            mbarrier",
+    ),
 }
 
+
+# The same of several walks.
+WALKS_MUTANTS = {
+    "the producer counts each walk from zero": ("first_key, before + tile, k_full", "first_key, tile, k_full"),
+    "consumers count each walk from zero": ("_start_scores(q, k_ring, k_full, before + tile, blank)",
+                                            "_start_scores(q, k_ring, k_full, tile, blank)"),
+    "a slot is never let go": ("mbarrier.arrive(k_empty.index((before + tile + 1) % SLOTS), count=1)", "pass"),
+    "scores are not awaited": ("qk = warpgroup_mma_wait(0, deps=(qk_next,))", "qk = qk_next.result"),
+}  # fmt: skip
 
 BACKWARD_MUTANTS = {
     "a slot is never let go": ("mbarrier.arrive(empty.index(step % SLOTS), count=1)", "pass"),
@@ -141,9 +156,11 @@ BACKWARD_MUTANTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("mistake", MUTANTS)
-def test_mistakes_in_the_protocol_show(mistake: str) -> None:
-    built, (right, wrong) = compilation("softmax"), MUTANTS[mistake]
+@pytest.mark.parametrize(
+    ("name", "mistake"), [("softmax", mistake) for mistake in MUTANTS] + [("t_softmax", m) for m in WALKS_MUTANTS]
+)
+def test_mistakes_in_the_protocol_show(name: str, mistake: str) -> None:
+    built, (right, wrong) = compilation(name), (MUTANTS | WALKS_MUTANTS)[mistake]
     assert built.source.count(right) == 1
     mutant, case = replace(built, source=built.source.replace(right, wrong)), replace(CAUSAL, n_k=900, is_causal=False)
 
