@@ -15,7 +15,7 @@ from attngen.spec.syntax import Literal, Operation, Syntax
 
 
 def constant(tree: Syntax) -> Fraction | None:
-    """The value of `3`, `-0.5` or `-1/2`, None for what is not a number that float64 can hold."""
+    """The value of `3`, `-0.5` or `-1/2`, None for what is not a number that float32 can hold."""
     value = _exact(tree)
     return value if value is not None and in_range(value) else None
 

@@ -125,14 +125,13 @@ def _check_number(text: str, span: Span) -> None:
 
 
 def _out_of_range(text: str, span: Span) -> Diagnostic:
-    expected = f"0, or a size between 1e-{limits.LITERAL_EXPONENT} and 1e{limits.LITERAL_EXPONENT}"
+    expected = "0, or a size between 1e-37 and 3.4e38: kernels compute in float32"
     return Diagnostic(f"the number {text} is out of range", span, expected)
 
 
 def in_range(value: Fraction) -> bool:
-    """Whether float64 holds the number without overflow or underflow."""
-    most = 10**limits.LITERAL_EXPONENT
-    return value == 0 or Fraction(1, most) <= abs(value) <= most
+    """Whether float32 holds the number without overflow or underflow."""
+    return value == 0 or limits.SMALLEST_NUMBER <= abs(value) <= limits.LARGEST_NUMBER
 
 
 def value(token: Token) -> Fraction:
