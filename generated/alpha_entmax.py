@@ -23,9 +23,9 @@ Forward, 3 passes over the keys:
     pass 2, for each trial of tau: trial2 = sum(where(qk * scale * max(alpha - 1, 0.01) - tau > 0, relu(qk * scale *
         max(alpha - 1, 0.01) - tau) ** (1 / max(alpha - 1, 0.01)) / (max(alpha - 1, 0.01) * relu(qk * scale *
         max(alpha - 1, 0.01) - tau)), 0))
-    pass 2, for each trial of tau: trial3 = sum(where(qk * scale * max(alpha - 1, 0.01) - tau > 0, (1 / max(alpha -
-        1, 0.01) - 1 / max(alpha - 1, 0.01) ** 2) * relu(qk * scale * max(alpha - 1, 0.01) - tau) ** (1 / max(alpha
-        - 1, 0.01)) / relu(qk * scale * max(alpha - 1, 0.01) - tau) ** 2, 0))
+    pass 2, for each trial of tau: trial3 = sum(where(qk * scale * max(alpha - 1, 0.01) - tau > 0, (1 - 1 /
+        max(alpha - 1, 0.01)) * relu(qk * scale * max(alpha - 1, 0.01) - tau) ** (1 / max(alpha - 1, 0.01)) /
+        (max(alpha - 1, 0.01) * relu(qk * scale * max(alpha - 1, 0.01) - tau) ** 2), 0))
     pass 2, for each trial of tau: residual trial1 - 1, of terms of size 1 + trial1
     pass 2, for each trial of tau: its derivatives -trial2 and -trial3
     pass 2, for each trial of tau: the first one is extreme * max(alpha - 1, 0.01) - 1
@@ -308,7 +308,7 @@ def alpha_entmax_forward(
         tau_t1 = tl.maximum(alpha_in - 1.0, 0.01)
         tau_t2 = 1.0 / tau_t1
         tau_t3 = scale * tau_t1
-        tau_t7 = tau_t2 - 1.0 / _square(tau_t1)
+        tau_t7 = (1.0 - tau_t2) * tau_t2
 
         trial1 = tl.full([BLOCK_M], 0.0, tl.float32)
         trial2 = tl.full([BLOCK_M], 0.0, tl.float32)
@@ -1113,7 +1113,7 @@ def _portable_rows(
         tau_t1 = _plain_maximum(alpha_in - 1.0, 0.01)
         tau_t2 = scale * tau_t1
         tau_t5 = 1.0 / tau_t1
-        tau_t7 = tau_t5 - 1.0 / torch.square(tau_t1)
+        tau_t7 = (1.0 - tau_t5) * tau_t5
 
         trial1 = row
         trial2 = row
@@ -2105,7 +2105,7 @@ class Forward {
       const Vec tau_t1 = maximum(alpha_in - Vec(1.0f), Vec(0.01f));
       const Vec tau_t2 = Vec(1.0f) / tau_t1;
       const Vec tau_t3 = scale * tau_t1;
-      const Vec tau_t7 = tau_t2 - Vec(1.0f) / square(tau_t1);
+      const Vec tau_t7 = (Vec(1.0f) - tau_t2) * tau_t2;
 
       (tau_t1).store(rows.tau_t1 + lane);
       (tau_t2).store(rows.tau_t2 + lane);

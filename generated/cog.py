@@ -20,7 +20,7 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = exp(abs(qk * scale) - lse) * sign(qk * scale)
-    dqk = scale * exp(abs(qk * scale) - lse) * (sign(qk * scale) ** 2 * dp - delta * sign(qk * scale))
+    dqk = scale * exp(abs(qk * scale) - lse) * sign(qk * scale) * (sign(qk * scale) * dp - delta)
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
@@ -124,11 +124,6 @@ def _settled(accumulator, CUDA: tl.constexpr):
             "mov.b32 $0, $1;", "=r,r", [accumulator], dtype=tl.float32, is_pure=False, pack=1
         )
     return accumulator
-
-
-@triton.jit
-def _square(x):
-    return x * x
 
 
 @triton.jit
@@ -303,8 +298,8 @@ def cog_backward_query(
 
             t1 = scale * qk
             t3 = _sign(t1)
-            t4 = tl.exp2(LOG2E * tl.abs(t1) - t2[:, None])
-            dqk = t4 * (_square(t3) * dp - delta[:, None] * t3)
+            t4 = tl.exp2(LOG2E * tl.abs(t1) - t2[:, None]) * t3
+            dqk = t4 * (t3 * dp - delta[:, None])
 
             ds = dqk
             if edge:
@@ -390,10 +385,9 @@ def cog_backward_key(
                 delta = tl.load(delta_ptr + row + rows, mask=rows < n_q, other=0.0)
                 t1 = scale * qk
                 t2 = LOG2E * lse
-                t3 = tl.exp2(LOG2E * tl.abs(t1) - t2[None, :])
-                t4 = _sign(t1)
-                weight = t3 * t4
-                dqk = t3 * (_square(t4) * dp - delta[None, :] * t4)
+                t3 = _sign(t1)
+                weight = tl.exp2(LOG2E * tl.abs(t1) - t2[None, :]) * t3
+                dqk = weight * (t3 * dp - delta[None, :])
 
                 p = weight
                 ds = dqk
@@ -845,7 +839,7 @@ def portable_backward(
             t2 = torch.exp(torch.abs(t1) - lse)
             t3 = torch.sign(t1)
             weight = t2 * t3
-            dqk = scale * t2 * (torch.square(t3) * dp - delta * t3)
+            dqk = scale * t2 * t3 * (t3 * dp - delta)
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -947,8 +941,6 @@ inline Vec exp(const Vec& x) {
 }
 inline Vec log(const Vec& x) { return x.log(); }
 inline Vec abs(const Vec& x) { return x.abs(); }
-
-inline Vec square(const Vec& x) { return x * x; }
 
 inline Vec sign(const Vec& x) {
   return select(x > Vec(0.f), Vec(1.f), select(x < Vec(0.f), Vec(-1.f), Vec(0.f)));
@@ -1499,10 +1491,9 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec lse = load(rows.lse + lane);
 
       const Vec t1 = scale * qk;
-      const Vec t2 = exp(abs(t1) - lse);
-      const Vec t3 = sign(t1);
-      const Vec weight = t2 * t3;
-      const Vec dqk = t2 * (square(t3) * dp - delta * t3);
+      const Vec t2 = sign(t1);
+      const Vec weight = exp(abs(t1) - lse) * t2;
+      const Vec dqk = weight * (t2 * dp - delta);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);

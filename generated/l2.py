@@ -15,7 +15,7 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = qk * scale / sqrt(1e-12 + z * scale ** 2)
-    dqk = scale * dp / sqrt(1e-12 + z * scale ** 2) - delta * qk * scale ** 2 / (1e-12 + z * scale ** 2)
+    dqk = scale * (dp - delta * qk * scale / sqrt(1e-12 + z * scale ** 2)) / sqrt(1e-12 + z * scale ** 2)
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
@@ -260,10 +260,8 @@ def l2_backward_query(
     last_full = tl.maximum(tl.minimum(n_k, top + right + 1), 0) // BLOCK_N * BLOCK_N
     last_full = tl.maximum(last_full, first_full)
 
-    t1 = _square(scale)
-    t2 = 1e-12 + t1 * z
-    t3 = scale * (1.0 / tl.sqrt(t2))
-    t4 = t1 * delta * (1.0 / t2)
+    t1 = 1.0 / tl.sqrt(1e-12 + _square(scale) * z)
+    t2 = scale * delta * t1
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
@@ -282,7 +280,7 @@ def l2_backward_query(
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
 
-            dqk = t3[:, None] * dp - t4[:, None] * qk
+            dqk = t1[:, None] * (dp - t2[:, None] * qk)
 
             ds = dqk
             if edge:
@@ -297,6 +295,7 @@ def l2_backward_query(
     # Epilogue
 
     if dq_ptr is not None:
+        dq = dq * (scale)
         _store_tile(dq_ptr + row * HEAD_DIM, first_row, n_q, HEAD_DIM, dq, BLOCK_M, BLOCK_D, HEAD_DIM)
     tl.store(delta_ptr + row + rows, delta, mask=rows < n_q)
 
@@ -366,11 +365,11 @@ def l2_backward_key(
 
                 z = tl.load(z_ptr + row + rows, mask=rows < n_q, other=0.0)
                 delta = tl.load(delta_ptr + row + rows, mask=rows < n_q, other=0.0)
-                t2 = 1e-12 + t1 * z
-                t3 = scale * (1.0 / tl.sqrt(t2))
+                t2 = 1.0 / tl.sqrt(1e-12 + t1 * z)
+                t3 = scale * t2
                 weight = t3[None, :] * qk
-                t4 = t1 * delta * (1.0 / t2)
-                dqk = t3[None, :] * dp - t4[None, :] * qk
+                t4 = scale * delta * t2
+                dqk = t2[None, :] * (dp - t4[None, :] * qk)
 
                 p = weight
                 ds = dqk
@@ -388,6 +387,7 @@ def l2_backward_key(
     key_row = tl.cast(batch_kv_head, tl.int64) * n_k
 
     if dk_ptr is not None:
+        dk = dk * (scale)
         _store_tile(dk_ptr + key_row * HEAD_DIM, first_key, n_k, HEAD_DIM, dk, BLOCK_N, BLOCK_D, HEAD_DIM)
     if dv_ptr is not None:
         _store_tile(dv_ptr + key_row * VALUE_DIM, first_key, n_k, VALUE_DIM, dv, BLOCK_N, BLOCK_DV, VALUE_DIM)
@@ -795,10 +795,9 @@ def portable_backward(
         z = saved[0][:, :, first_row:last_row, None]
         scale = torch.full((), call.scale, dtype=dtype, device=query.device)
 
-        t1 = torch.square(scale)
-        t2 = 1e-12 + t1 * z
-        t3 = scale * (1.0 / torch.sqrt(t2))
-        t4 = t1 * delta * (1.0 / t2)
+        t1 = 1.0 / torch.sqrt(1e-12 + torch.square(scale) * z)
+        t2 = scale * t1
+        t3 = scale * delta * t1
 
         dq_block = torch.zeros_like(q)
         for block, (first_key, last_key) in enumerate(spans):
@@ -808,8 +807,8 @@ def portable_backward(
             qk, dp = q @ k.mT, do @ v.mT
             visible = _visible(rows, (first_key, last_key), call, query)
 
-            weight = t3 * qk
-            dqk = t3 * dp - t4 * qk
+            weight = t2 * qk
+            dqk = t2 * (dp - t3 * qk)
 
             p = _shown(visible, weight, 0.0)
             ds = _shown(visible, dqk, 0.0)
@@ -1403,11 +1402,12 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       [[maybe_unused]] const Vec seen = EDGE ? visible.at(key, lane) : Vec(0.f);
       const Vec qk = load(scores + key * ld + lane);
       const Vec dp = load(products + key * ld + lane);
+      const Vec t2 = load(rows.t2 + lane);
       const Vec t3 = load(rows.t3 + lane);
       const Vec t4 = load(rows.t4 + lane);
 
       const Vec weight = t3 * qk;
-      const Vec dqk = t3 * dp - t4 * qk;
+      const Vec dqk = t2 * (dp - t4 * qk);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);
@@ -1488,9 +1488,9 @@ class Backward {
         const Vec z = load(rows.z + lane);
 
         const Vec t1 = square(scale);
-        const Vec t2 = Vec(1e-12f) + t1 * z;
-        const Vec t3 = scale * (Vec(1.0f) / sqrt(t2));
-        const Vec t4 = t1 * delta * (Vec(1.0f) / t2);
+        const Vec t2 = Vec(1.0f) / sqrt(Vec(1e-12f) + t1 * z);
+        const Vec t3 = scale * t2;
+        const Vec t4 = scale * delta * t2;
 
         (t2).store(rows.t2 + lane);
         (t3).store(rows.t3 + lane);
@@ -1567,8 +1567,9 @@ class Backward {
         add_tile(batch, head, first_row, first_key, block, part, key_sums, s);
       }
     }
+    const Vec scale(call.scale);
 
-    const Vec outside = Vec(1.0f);  // the same for the whole call
+    const Vec outside = scale;  // the same for the whole call
     for (int64_t lane = 0; lane < count; lane++) {
       if (call.dk.address) write(s.dk + lane * call.dim, outside, call.dk.at<T>(batch, kv_head, first_key + lane), call.dim);
       if (call.dv.address) write(s.dv + lane * call.value_dim, Vec(1.f), call.dv.at<T>(batch, kv_head, first_key + lane), call.value_dim);
@@ -1617,8 +1618,9 @@ class Backward {
     float* total = dq_at(task, 0);
     for (int64_t part = 1; part < parts_; part++)
       for (int64_t lane = 0; lane < call.dim * call.block_m; lane++) total[lane] += dq_at(task, part)[lane];
+    const Vec scale(call.scale);
 
-    const Vec outside = Vec(1.0f);  // the same for the whole call
+    const Vec outside = scale;  // the same for the whole call
     transpose32(total, call.block_m, call.dim, whole_vectors(rows.count), s.scores, whole_vectors(call.dim));
     for (int64_t r = 0; call.dq.address && r < rows.count; r++)
       write(s.scores + r * whole_vectors(call.dim), outside, call.dq.at<T>(batch, head, first_row + r), call.dim);

@@ -37,12 +37,9 @@ Backward:
         log(row_max) - max(0, 15 * log(row_max))) + 1e-8 * exp(-max(0, 15 * log(row_max)))), 0)) / z1
     dq = sum over keys of (where(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1) > 0, n * (relu(n *
         softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) / row_max) ** 14 * sigmoid(qk * log(d) * log(n)) *
-        exp(14 * log(row_max) - (max(0, 15 * log(row_max)) + max(15 * log(row_max) - max(0, 15 * log(row_max)),
-        -max(0, 15 * log(row_max))))) * log(d) * log(n) * (15 * dp - 15 * delta) / (z1 * (row_sum * exp(15 *
-        log(row_max) - (max(0, 15 * log(row_max)) + max(15 * log(row_max) - max(0, 15 * log(row_max)), -max(0, 15 *
-        log(row_max))))) + 1e-8 * exp(-(max(0, 15 * log(row_max)) + max(15 * log(row_max) - max(0, 15 *
-        log(row_max)), -max(0, 15 * log(row_max))))))), 0)) k + adj * sum over keys of (sigmoid(qk * log(d) *
-        log(n)) * log(d) * log(n) / z1) k
+        exp(14 * log(row_max) - max(0, 15 * log(row_max))) * log(d) * log(n) * (15 * dp - 15 * delta) / (z1 *
+        (row_sum * exp(15 * log(row_max) - max(0, 15 * log(row_max))) + 1e-8 * exp(-max(0, 15 * log(row_max))))),
+        0)) k + adj * sum over keys of (sigmoid(qk * log(d) * log(n)) * log(d) * log(n) / z1) k
     dk = sum over queries of dqk q; dv = sum over queries of p do
 """
 
@@ -387,22 +384,16 @@ def lssar_backward_query(
     t6 = n * t1
     t7 = tl.where(3.0 > i, 0.0, 1.0)
     t10 = tl.log(row_max)
-    t11 = 15.0 * t10
-    t12 = tl.maximum(0.0, t11)
-    t13 = LOG2E * t12
-    t14 = LOG2E * 14.0 * t10 - t13
-    t15 = LOG2E * tl.maximum(t11 - t12, -t12)
-    t16 = LOG2E * 15.0 * t10 - t13
-    t17 = -t13
-    t18 = row_sum * tl.exp2(t16 - t15) + 1e-08 * tl.exp2(t17 - t15)
-    t19 = t2 * n * tl.exp2(t14 - t15) * t3 * t1
-    t20 = 1.0 / row_max
-    t23 = t19 * (1.0 / t18)
-    t24 = LOG2E * t2 * t3
-    t27 = 15.0 * delta
-    t28 = t3 * t1
-    t29 = n * tl.exp2(t14) * t1
-    t30 = t29 * (1.0 / (row_sum * tl.exp2(t16) + 1e-08 * tl.exp2(t17)))
+    t11 = LOG2E * tl.maximum(0.0, 15.0 * t10)
+    t12 = tl.exp2(LOG2E * 14.0 * t10 - t11)
+    t13 = row_sum * tl.exp2(LOG2E * 15.0 * t10 - t11)
+    t14 = 1.0 / (t13 + 1e-08 * tl.exp2(-t11))
+    t15 = 1.0 / row_max
+    t18 = t2 * n * t12 * t3 * t1 * t14
+    t19 = LOG2E * t2 * t3
+    t22 = 15.0 * delta
+    t23 = t3 * t1
+    t24 = n * t12 * t1 * t14
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     dq_late = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)  # to be multiplied by a sum that is known when the walk ends
@@ -427,13 +418,13 @@ def lssar_backward_query(
             t5 = _softplus(t4[:, None] * qk)
             t8 = t6[:, None] * t5 - t7[:, None]
             t9 = t8 > 0.0
-            t21 = t20[:, None] * tl.maximum(t8, 0.0)
-            t22 = _square(t21 * _square(t21 * _square(t21)))
-            t25 = _logistic2(-(t24[:, None] * qk), CUDA)
-            t26 = 15.0 * dp
-            dqk = tl.where(t9, t23[:, None] * t22 * t25 * (t26 - t27[:, None]), 0.0)
-            late = t28[:, None] * t25
-            adj_term = tl.where(t9, t30[:, None] * t22 * t5 * (t27[:, None] - t26), 0.0)
+            t16 = t15[:, None] * tl.maximum(t8, 0.0)
+            t17 = _square(t16 * _square(t16 * _square(t16)))
+            t20 = _logistic2(-(t19[:, None] * qk), CUDA)
+            t21 = 15.0 * dp
+            dqk = tl.where(t9, t18[:, None] * t17 * t20 * (t21 - t22[:, None]), 0.0)
+            late = t23[:, None] * t20
+            adj_term = tl.where(t9, t24[:, None] * t17 * t5 * (t22[:, None] - t21), 0.0)
 
             ds = dqk
             ds_late = late

@@ -20,14 +20,10 @@ Forward, 1 pass over the keys:
         0.000001 * exp(-max(0, 2 * row_max)))
 
 Backward:
-    d_channels = csum(-(0.5 * d_out * o * exp(3 * row_max - (1.5 * max(0, 2 * row_max) + 1.5 * max(2 * row_max -
-        max(0, 2 * row_max), -max(0, 2 * row_max)))) / (channels * exp(2 * row_max - (max(0, 2 * row_max) + max(2 *
-        row_max - max(0, 2 * row_max), -max(0, 2 * row_max)))) + 0.000001 * exp(-(max(0, 2 * row_max) + max(2 *
-        row_max - max(0, 2 * row_max), -max(0, 2 * row_max))))) ** 1.5))
-    do = 2 * d_channels * o + d_out * exp(row_max - (0.5 * max(0, 2 * row_max) + 0.5 * max(2 * row_max - max(0, 2 *
-        row_max), -max(0, 2 * row_max)))) / sqrt(channels * exp(2 * row_max - (max(0, 2 * row_max) + max(2 * row_max
-        - max(0, 2 * row_max), -max(0, 2 * row_max)))) + 0.000001 * exp(-(max(0, 2 * row_max) + max(2 * row_max -
-        max(0, 2 * row_max), -max(0, 2 * row_max)))))
+    d_channels = csum(-(0.5 * d_out * o * exp(3 * row_max - 1.5 * max(0, 2 * row_max)) / (channels * exp(2 * row_max
+        - max(0, 2 * row_max)) + 0.000001 * exp(-max(0, 2 * row_max))) ** 1.5))
+    do = 2 * d_channels * o + d_out * exp(row_max - 0.5 * max(0, 2 * row_max)) / sqrt(channels * exp(2 * row_max -
+        max(0, 2 * row_max)) + 0.000001 * exp(-max(0, 2 * row_max)))
     p = qk * exp(-(row_max + exp(log_decay) * abs(i - j)))
     dqk = exp(-(row_max + exp(log_decay) * abs(i - j))) * dp
     dq = sum over keys of dqk k
@@ -960,23 +956,16 @@ def through_output(
     channels = torch.sum(body, -1, keepdim=True)
     d_channels_1 = 2.0 * row_max
     d_channels_2 = _plain_maximum(0.0, d_channels_1)
-    d_channels_3 = d_channels_1 - d_channels_2
-    d_channels_4 = -d_channels_2
-    d_channels_5 = _plain_maximum(d_channels_3, d_channels_4)
-    d_channels_6 = channels * torch.exp(d_channels_3 - d_channels_5) + 1e-06 * torch.exp(d_channels_4 - d_channels_5)
-    d_channels_7 = 0.5 * torch.exp(3.0 * row_max - 1.5 * d_channels_2 - 1.5 * d_channels_5)
-    d_channels_8 = d_channels_7 * (1.0 / d_channels_6) * d_out * o * (1.0 / torch.sqrt(d_channels_6))
-    body = -d_channels_8
+    d_channels_3 = channels * torch.exp(d_channels_1 - d_channels_2) + 1e-06 * torch.exp(-d_channels_2)
+    d_channels_4 = 0.5 * torch.exp(3.0 * row_max - 1.5 * d_channels_2) * (1.0 / d_channels_3)
+    body = -(d_channels_4 * d_out * o * (1.0 / torch.sqrt(d_channels_3)))
 
     d_channels = torch.sum(body, -1, keepdim=True)
     u1 = 2.0 * row_max
     u2 = _plain_maximum(0.0, u1)
-    u3 = u1 - u2
-    u4 = -u2
-    u5 = _plain_maximum(u3, u4)
-    u6 = torch.sqrt(channels * torch.exp(u3 - u5) + 1e-06 * torch.exp(u4 - u5))
-    u7 = torch.exp(row_max - 0.5 * u2 - 0.5 * u5) * (1.0 / u6)
-    value = 2.0 * d_channels * o + u7 * d_out
+    u3 = torch.sqrt(channels * torch.exp(u1 - u2) + 1e-06 * torch.exp(-u2))
+    u4 = 2.0 * d_channels * o
+    value = u4 + torch.exp(row_max - 0.5 * u2) * (1.0 / u3) * d_out
 
     d_o = torch.where(live, value, 0.0).to(query.dtype)
     by_input: dict[int, Tensor] = {}

@@ -30,16 +30,16 @@ Forward, 1 pass over the keys:
 
 Backward:
     p = cold * exp(qk * scale - lse) + warm * exp(qk * scale / heat - row_max2) / row_sum2
-    dqk = scale * (cold * exp(qk * scale - lse) * dp + warm * exp(qk * scale / heat - row_max2) * (dp / row_sum2 -
-        dot2 / row_sum2 ** 2) / heat - dot1 * cold * exp(row_max1 + qk * scale - 2 * lse))
+    dqk = scale * (cold * exp(qk * scale - lse) * dp + warm * exp(qk * scale / heat - row_max2) * (dp - dot2 /
+        row_sum2) / (row_sum2 * heat) - dot1 * cold * exp(row_max1 + qk * scale - 2 * lse))
     dq = sum over keys of dqk k
     dk = sum over queries of dqk q; dv = sum over queries of p do
     d_cold = sum(exp(qk * scale - lse) * dp)
     gradient of cold: d_cold
     d_warm = sum(exp(qk * scale / heat - row_max2) * dp)
     gradient of warm: d_warm / row_sum2
-    d_heat = sum(qk * exp(qk * scale / heat - row_max2) * (dot2 / row_sum2 ** 2 - dp / row_sum2))
-    gradient of heat: d_heat * scale * warm / heat ** 2
+    d_heat = sum(qk * exp(qk * scale / heat - row_max2) * (dot2 / row_sum2 - dp))
+    gradient of heat: d_heat * scale * warm / (row_sum2 * heat ** 2)
 """
 
 import ctypes
@@ -141,11 +141,6 @@ def _settled(accumulator, CUDA: tl.constexpr):
             "mov.b32 $0, $1;", "=r,r", [accumulator], dtype=tl.float32, is_pure=False, pack=1
         )
     return accumulator
-
-
-@triton.jit
-def _square(x):
-    return x * x
 
 
 @triton.jit(repr=_shown_as("two_temperatures_forward"))
@@ -353,11 +348,10 @@ def two_temperatures_backward_query(
     t5 = 1.0 / heat_in
     t6 = t1 * t5
     t7 = LOG2E * row_max2
-    t9 = warm_in * t5
-    t10 = 1.0 / row_sum2
-    t12 = dot2 / _square(row_sum2)
-    t13 = LOG2E * row_max1 - LOG2E * 2.0 * lse
-    t14 = cold_in * dot1
+    t9 = warm_in * t5 * (1.0 / row_sum2)
+    t10 = dot2 / row_sum2
+    t11 = LOG2E * row_max1 - LOG2E * 2.0 * lse
+    t12 = cold_in * dot1
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     d_cold = tl.zeros([BLOCK_M], tl.float32)
@@ -382,12 +376,11 @@ def two_temperatures_backward_query(
             t2 = t1 * qk
             t4 = tl.exp2(t2 - t3[:, None])
             t8 = tl.exp2(t6 * qk - t7[:, None])
-            t11 = t10[:, None] * dp
-            t15 = cold_in * t4 * dp + t9 * t8 * (t11 - t12[:, None])
-            dqk = t15 - t14[:, None] * tl.exp2(t13[:, None] + t2)
+            t13 = cold_in * t4 * dp + t9[:, None] * t8 * (dp - t10[:, None])
+            dqk = t13 - t12[:, None] * tl.exp2(t11[:, None] + t2)
             d_cold_term = t4 * dp
             d_warm_term = t8 * dp
-            d_heat_term = qk * t8 * (t12[:, None] - t11)
+            d_heat_term = qk * t8 * (t10[:, None] - dp)
 
             ds = dqk
             if edge:
@@ -414,7 +407,7 @@ def two_temperatures_backward_query(
     # Epilogue
     warm_gradient = d_warm / row_sum2
     u1 = 1.0 / heat_in
-    heat_gradient = scale * warm_in * u1 * d_heat * u1
+    heat_gradient = scale * warm_in * u1 * d_heat * u1 / row_sum2
 
     if dq_ptr is not None:
         dq = dq * (scale)
@@ -480,7 +473,7 @@ def two_temperatures_backward_key(
         t6 = 1.0 / heat_in
         t7 = t1 * t6
         t11 = warm_in * t6
-        t13 = LOG2E * 2.0
+        t14 = LOG2E * 2.0
 
         for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
             begin = first_edge if edge else first_full
@@ -517,11 +510,12 @@ def two_temperatures_backward_key(
                 t9 = tl.exp2(t7 * qk - t8[None, :])
                 t10 = warm_in * t5
                 weight = t4 + t10[None, :] * t9
-                t12 = dot2 / _square(row_sum2)
-                t14 = LOG2E * row_max1 - t13 * lse
-                t15 = cold_in * dot1
-                t16 = t4 * dp + t11 * t9 * (t5[None, :] * dp - t12[None, :])
-                dqk = t16 - t15[None, :] * tl.exp2(t14[None, :] + t2)
+                t12 = t11 * t5
+                t13 = dot2 / row_sum2
+                t15 = LOG2E * row_max1 - t14 * lse
+                t16 = cold_in * dot1
+                t17 = t4 * dp + t12[None, :] * t9 * (dp - t13[None, :])
+                dqk = t17 - t16[None, :] * tl.exp2(t15[None, :] + t2)
 
                 p = weight
                 ds = dqk
@@ -1010,10 +1004,10 @@ def portable_backward(
         t5 = 1.0 / heat_in
         t6 = scale * t5
         t8 = warm_in * t4
-        t9 = warm_in * t5
-        t11 = dot2 / torch.square(row_sum2)
-        t12 = row_max1 - 2.0 * lse
-        t13 = cold_in * dot1
+        t9 = warm_in * t5 * t4
+        t10 = dot2 / row_sum2
+        t11 = row_max1 - 2.0 * lse
+        t12 = cold_in * dot1
 
         d_cold = row
         d_warm = row
@@ -1031,12 +1025,11 @@ def portable_backward(
             t3 = cold_in * t2
             t7 = torch.exp(t6 * qk - row_max2)
             weight = t3 + t8 * t7
-            t10 = t4 * dp
-            t14 = t3 * dp + t9 * t7 * (t10 - t11)
-            dqk = scale * (t14 - t13 * torch.exp(t12 + t1))
+            t13 = t3 * dp + t9 * t7 * (dp - t10)
+            dqk = scale * (t13 - t12 * torch.exp(t11 + t1))
             d_cold_term = t2 * dp
             d_warm_term = t7 * dp
-            d_heat_term = qk * t7 * (t11 - t10)
+            d_heat_term = qk * t7 * (t10 - dp)
 
             if wants_cold or wants_warm or wants_heat:
                 d_cold = d_cold + _shown(visible, d_cold_term, 0.0).sum(-1, keepdim=True)
@@ -1054,7 +1047,7 @@ def portable_backward(
             dq.append(dq_block)
         warm_gradient = d_warm / row_sum2
         u1 = 1.0 / heat_in
-        heat_gradient = scale * warm_in * u1 * d_heat * u1
+        heat_gradient = scale * warm_in * u1 * d_heat * u1 / row_sum2
         if wants_cold:
             d_cold_rows.append(torch.where(live, d_cold, 0.0)[..., 0].expand(*q.shape[:3]))
         if wants_warm:
@@ -1154,8 +1147,6 @@ inline Vec exp(const Vec& x) {
 }
 inline Vec log(const Vec& x) { return x.log(); }
 inline Vec abs(const Vec& x) { return x.abs(); }
-
-inline Vec square(const Vec& x) { return x * x; }
 
 // C (m x n) = A (m x k) B (k x n), or C += A B; lda, ldb, ldc are the elements between rows.
 inline void product(
@@ -1300,6 +1291,7 @@ struct Rows {
   alignas(64) float row_sum1[MOST_ROWS];
   alignas(64) float row_sum2[MOST_ROWS];
   alignas(64) float t1[MOST_ROWS];
+  alignas(64) float t10[MOST_ROWS];
   alignas(64) float t11[MOST_ROWS];
   alignas(64) float t12[MOST_ROWS];
   alignas(64) float t13[MOST_ROWS];
@@ -1799,25 +1791,23 @@ void tile_of_backward(const Call& call, Rows& rows, const Keys& keys, int64_t co
       const Vec cold_in = load(rows.cold_in + lane);
       const Vec lse = load(rows.lse + lane);
       const Vec row_max2 = load(rows.row_max2 + lane);
+      const Vec t10 = load(rows.t10 + lane);
       const Vec t11 = load(rows.t11 + lane);
       const Vec t12 = load(rows.t12 + lane);
       const Vec t13 = load(rows.t13 + lane);
-      const Vec t4 = load(rows.t4 + lane);
       const Vec t6 = load(rows.t6 + lane);
       const Vec t8 = load(rows.t8 + lane);
-      const Vec t9 = load(rows.t9 + lane);
 
       const Vec t1 = scale * qk;
       const Vec t2 = exp(t1 - lse);
       const Vec t3 = cold_in * t2;
       const Vec t7 = exp(t6 * qk - row_max2);
       const Vec weight = t3 + t8 * t7;
-      const Vec t10 = t4 * dp;
-      const Vec t14 = t3 * dp + t9 * t7 * (t10 - t11);
+      const Vec t14 = t3 * dp + t10 * t7 * (dp - t11);
       const Vec dqk = t14 - t13 * exp(t12 + t1);
       const Vec d_cold_term = t2 * dp;
       const Vec d_warm_term = t7 * dp;
-      const Vec d_heat_term = qk * t7 * (t11 - t10);
+      const Vec d_heat_term = qk * t7 * (t11 - dp);
 
       const Vec p_here = weight, ds_here = dqk;
       store(weights + key * ld + lane, EDGE ? select(seen, p_here, Vec(0.f)) : p_here);
@@ -1921,7 +1911,8 @@ class Backward {
         const Vec t9 = warm_in * t5;
         const Vec t4 = Vec(1.0f) / row_sum2;
         const Vec t8 = warm_in * t4;
-        const Vec t11 = dot2 / square(row_sum2);
+        const Vec t10 = t9 * t4;
+        const Vec t11 = dot2 / row_sum2;
         const Vec t12 = row_max1 - Vec(2.0f) * lse;
         const Vec t13 = cold_in * dot1;
 
@@ -1930,6 +1921,7 @@ class Backward {
         (t9).store(rows.t9 + lane);
         (t4).store(rows.t4 + lane);
         (t8).store(rows.t8 + lane);
+        (t10).store(rows.t10 + lane);
         (t11).store(rows.t11 + lane);
         (t12).store(rows.t12 + lane);
         (t13).store(rows.t13 + lane);
@@ -2085,7 +2077,7 @@ class Backward {
       const Vec u1 = Vec(1.0f) / heat_in;
       const Vec u2 = scale * warm_in * u1;
       const Vec warm_gradient = d_warm / row_sum2;
-      const Vec heat_gradient = u2 * d_heat * u1;
+      const Vec heat_gradient = u2 * d_heat * u1 / row_sum2;
 
       (d_cold).store(rows.d_cold_in + lane);
       (warm_gradient).store(rows.d_warm_in + lane);

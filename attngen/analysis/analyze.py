@@ -13,6 +13,7 @@ from attngen import ir
 from attngen.analysis import symbolic as sy
 from attngen.analysis.backward import Settled
 from attngen.analysis.carries import Carries, SymbolicCarry, derive_carries
+from attngen.analysis.freeze import freeze
 from attngen.analysis.functions import Sym
 from attngen.analysis.labels import Label, labels
 from attngen.analysis.output import derive_output
@@ -99,12 +100,12 @@ def _walk(index: int, carries: Carries) -> tuple[tuple[Pivot, ...], tuple[Carry,
 def _statistic(carry: SymbolicCarry, carries: Carries, named: dict[str, Label]) -> RowStatistic:
     statistic = carry.statistic
     assert statistic is not None
-    meaning = ir.Reduce(statistic.kind, sy.freeze(sy.attach(statistic.body)))  # type: ignore[arg-type]
+    meaning = ir.Reduce(statistic.kind, freeze(sy.attach(statistic.body)))  # type: ignore[arg-type]
     logarithm = carries.logarithms.get(statistic.symbol)
     name, symbol, label = carry.symbol.name, statistic.symbol.name, named.get(statistic.symbol.name)
     if logarithm is None:
         text = label.name if label and not label.logarithmic and not carry.pivot else ""
-        return RowStatistic(name, symbol, meaning, sy.freeze(carries.kept(carry)), logarithmic=False, label=text)
+        return RowStatistic(name, symbol, meaning, freeze(carries.kept(carry)), logarithmic=False, label=text)
     text = "" if label is None else label.name if label.logarithmic else f"log_{label.name}"
     value = _stable(sy.log(carry.of(carries.kept(carry))))
     return RowStatistic(logarithm.name, symbol, meaning, value, logarithmic=True, label=text)
@@ -119,4 +120,4 @@ def _rational(value: Sym) -> Fraction:
 
 
 def _stable(expr: Sym) -> ir.Expr:
-    return sy.freeze(sy.factor_terms(plain(expr)))
+    return freeze(sy.factor_terms(plain(expr)))

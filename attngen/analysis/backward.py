@@ -12,6 +12,7 @@ from attngen import ir
 from attngen.analysis import support as zero
 from attngen.analysis import symbolic as sy
 from attngen.analysis.carries import Carries
+from attngen.analysis.freeze import freeze
 from attngen.analysis.functions import ONE, ZERO, Sym
 from attngen.analysis.gradient import DELTA, DP, Gradients, derive_adjoints, gradient_wrt, row_share
 from attngen.analysis.passes import Staged
@@ -56,19 +57,19 @@ class Settled:
         return {symbol: self.settle(summand) for symbol, summand in self.gradients.prepass.items()}
 
     def adjoints(self) -> tuple[Adjoint, ...]:
-        return tuple(Adjoint(s.name, sy.freeze(value)) for s, value in self.gradients.adjoints.items())
+        return tuple(Adjoint(s.name, freeze(value)) for s, value in self.gradients.adjoints.items())
 
     def backward(self) -> Backward:
         used = self._used()
         products = self.gradients.products.items()
         accumulators = self.carries.accumulators
         return Backward(
-            weights=sy.freeze(self.weights),
-            dqk=sy.freeze(self.dqk),
+            weights=freeze(self.weights),
+            dqk=freeze(self.dqk),
             dp=DP.name,
             delta=DELTA.name if DELTA in used else None,
             products=tuple(RowProduct(s.name, accumulators[index].symbol.name) for s, index in products if s in used),
-            prepass=tuple(RowSum(s.name, sy.freeze(summand)) for s, summand in self.prepass.items() if s in used),
+            prepass=tuple(RowSum(s.name, freeze(summand)) for s, summand in self.prepass.items() if s in used),
             inputs=tuple(i.result() for i in self.inputs),
             deferred=self.deferred(),
         )
@@ -92,7 +93,7 @@ class Settled:
         (late,) = sums
         own, slope = parts(self.dqk, late)
         gradients = tuple(i.result(late) for i in self.inputs if i.level == "row")
-        return Deferred(late.name, sy.freeze(own), sy.freeze(slope), gradients)
+        return Deferred(late.name, freeze(own), freeze(slope), gradients)
 
     def support(self) -> ir.Expr | None:
         """See `support`. Sums over the keys of what vanishes there are no obstacle."""
@@ -100,7 +101,7 @@ class Settled:
         pairs = [value for i in self.inputs for value in i.of_pairs]
         formulas = (self.weights, self.dqk, *accumulated, *pairs, *self.prepass.values())
         found = zero.support(formulas, self.staged.scope)
-        return None if found is None else sy.freeze(found)
+        return None if found is None else freeze(found)
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class _Gradient:
     def result(self, late: Sym | None = None) -> InputGradient:
         """With `late`, a row value known only when all sums are complete, kept outside of them."""
         if self.summand is None:
-            return InputGradient(self.name, self.level, sy.freeze(self.value))
+            return InputGradient(self.name, self.level, freeze(self.value))
         total = sy.symbol(f"%d_{self.name}")
         if late is None or not sy.uses(self.summand, [late]):
             sums, value = {total: self.summand}, total * self.value
@@ -132,8 +133,8 @@ class _Gradient:
             own, slope = parts(self.summand, late)
             sums = {total: own, sy.symbol(f"{total.name}_late"): slope}
             value = sy.Add(*(t * f for t, f in zip(sums, (ONE, late), strict=True))) * self.value
-        bodies = tuple(RowSum(symbol.name, sy.freeze(body)) for symbol, body in sums.items())
-        return InputGradient(self.name, self.level, sy.freeze(value), bodies)
+        bodies = tuple(RowSum(symbol.name, freeze(body)) for symbol, body in sums.items())
+        return InputGradient(self.name, self.level, freeze(value), bodies)
 
 
 def _gradient(spec_input: ir.Input, settled: Settled) -> _Gradient:

@@ -15,6 +15,7 @@ from attngen.analysis.functions import Sym
 from attngen.analysis.passes import Staged
 from attngen.analysis.roots import root_name
 from attngen.analysis.separate import Scope
+from attngen.analysis.spelling import LARGEST_PLAIN_POWER
 from attngen.analysis.stabilize import PIVOT, Scaled, plain, scaled
 from attngen.analysis.symbolic import Statistic
 
@@ -81,7 +82,18 @@ class Carries:
 
     def settled(self, expr: Sym) -> Sym:
         """`expr` with statistics replaced by what is known of them after their pass, and twins attached."""
-        return self._bounded(self._opened(sy.attach(expr)).xreplace(self.known))
+        return self._bounded(self._divided(self._opened(sy.attach(expr)).xreplace(self.known)))
+
+    def _divided(self, expr: Sym) -> Sym:
+        """Positive sums that are carried plainly may underflow: where they divide, they are kept from zero."""
+        sums = [c for c in self.carries if c.kind == "sum" and c.pivot is None and c.symbol.is_positive]
+        kept = {c.symbol for c in sums if c.statistic and c.statistic.symbol in self.divisors}
+        mine = {c.symbol for c in sums if c.symbol in expr.free_symbols} - kept
+
+        def divides(node: Sym) -> bool:
+            return bool(node.is_Pow and node.base in mine and node.exp.could_extract_minus_sign())
+
+        return expr.replace(divides, lambda node: fn.nonzero(node.base) ** node.exp) if mine else expr
 
     def _opened(self, expr: Sym) -> Sym:
         """sigmoid(r) of a statistic as exp(min(r, 0)) sigmoid(|r|): what may be small shows its exponential."""
@@ -121,12 +133,19 @@ class Carries:
         return units[0]
 
     def kept(self, carry: SymbolicCarry) -> Sym:
-        """The carry, kept from zero if it is to divide. Relative to a pivot a sum of exponentials is at least one."""
+        """The carry, kept from zero if it is to divide, or if it is positive and will be known by its logarithm.
+
+        Relative to a pivot a sum of exponentials is at least one.
+        """
         statistic = carry.statistic
-        if statistic is None or statistic.symbol not in self.divisors:
+        if statistic is None or not (statistic.symbol in self.divisors or self._may_underflow(statistic.symbol)):
             return carry.symbol
         bounded = statistic.symbol in self.logarithms and scaled(self.settled(statistic.body)).mantissa.is_number
         return carry.symbol if bounded else fn.nonzero(carry.symbol)
+
+    def _may_underflow(self, statistic: Sym) -> bool:
+        """Whether the logarithm is one of a sum of positive terms, which only in floating point may be zero."""
+        return bool(statistic in self.logarithms and statistic.is_positive)
 
     def fresh(self, expr: Sym) -> Sym:
         """`expr` in terms of the carries themselves, more exact than by logarithms, for the end of the last pass.
@@ -138,7 +157,7 @@ class Carries:
             for c in self.carries
             if c.statistic
         }
-        return self._opened(sy.attach(expr)).xreplace(totals)
+        return self._divided(self._opened(sy.attach(expr)).xreplace(totals))
 
     def group_of(self, form: Scaled, pass_index: int) -> tuple[PivotGroup | None, Sym]:
         """The known pivot of this pass that `form` can be carried relative to, and the power of its factor."""
@@ -247,6 +266,6 @@ def _large_power(form: Scaled, scope: Scope) -> Sym | None:
     """A factor base ** p that may overflow although base doesn't."""
     for factor in sy.Mul.make_args(form.mantissa):
         varies = factor.is_Pow and factor.exp.is_Rational and not scope.is_row(factor.base)
-        if varies and factor.exp > sy.LARGEST_PLAIN_POWER and factor.base.is_nonnegative:
+        if varies and factor.exp > LARGEST_PLAIN_POWER and factor.base.is_nonnegative:
             return factor
     return None

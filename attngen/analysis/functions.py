@@ -144,24 +144,28 @@ class bounded_exp(RealFunction):
 class power(RealFunction):
     """base ** exponent while it is differentiated, where that needs care.
 
-    A base that is never negative has its least value at zero, where it has no slope of its own: then the power counts
-    as flat there, steep as it may be. By its exponent a power of zero is flat as well, as in torch.
+    Where the base may be zero and the slope infinite there, the power counts as flat: a base that is never negative has
+    its least value there, and no slope of its own. By its exponent a power of zero is flat as well, as in torch.
     """
 
     def fdiff(self, argindex: int = 1) -> Sym:
         base, exponent = self.args
         if argindex == 1:
             slope = base ** (exponent - 1)
-            return exponent * (where(gt(base, ZERO), slope, ZERO) if self.is_steep(base, exponent) else slope)
+            return exponent * (self._flat_at_zero(base, slope) if self.is_steep(base, exponent) else slope)
         logarithm = log(base) if stays_positive(base) else where(gt(base, ZERO), log(base), ZERO)
         return base**exponent * logarithm
 
     @staticmethod
+    def _flat_at_zero(base: Sym, slope: Sym) -> Sym:
+        return where(gt(base, ZERO), slope, ZERO) if base.is_nonnegative else where(eq(base, ZERO), ZERO, slope)
+
+    @staticmethod
     def is_steep(base: Sym, exponent: Sym) -> bool:
         """Whether the slope may be infinite where the base is zero. That of relu is a step, which masks it."""
-        if not base.is_nonnegative or base.is_positive or base.func is relu:
+        if base.is_positive or base.func is relu:
             return False
-        return not (exponent.is_Rational and (exponent < 0 or exponent >= 1))
+        return not (exponent.is_integer or (exponent.is_Rational and (exponent < 0 or exponent >= 1)))
 
 
 class logarithm(RealFunction):

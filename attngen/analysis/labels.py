@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from attngen import ir
 from attngen.analysis import symbolic as sy
+from attngen.analysis.freeze import freeze
 from attngen.analysis.passes import Staged, stage
 from attngen.analysis.roots import meaning_of_root
 
@@ -49,6 +50,6 @@ def _written_out(staged: Staged) -> dict[str, ir.Expr]:
         if statistic.implicit is not None:
             found[statistic.symbol.name] = ir.substitute(meaning_of_root(statistic.implicit), found)
             continue
-        body = ir.substitute(sy.freeze(sy.attach(statistic.body)), found)
+        body = ir.substitute(freeze(sy.attach(statistic.body)), found)
         found[statistic.symbol.name] = ir.Reduce(statistic.kind, body)  # type: ignore[arg-type]
     return found

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 
 from attngen import ir
 from attngen.analysis import symbolic as sy
-from attngen.analysis.functions import ZERO, Sym
+from attngen.analysis.freeze import freeze
+from attngen.analysis.functions import ONE, ZERO, Sym
 from attngen.analysis.result import ChannelSum, Output
+from attngen.analysis.spelling import spell
 from attngen.analysis.stabilize import Scaled, plain, scaled
 
 WEIGHTED, D_OUT = sy.symbol("%o"), sy.symbol("%d_out")
@@ -36,7 +38,7 @@ class _Step:
     def derived(self, normalizer: ir.Normalizer, unit: Sym) -> Output:
         value = self._value(normalizer.output, unit)
         for symbol in reversed(self.sums):
-            summand = self._slope(value, symbol)
+            summand = self._slope(value, symbol, _unit(symbol))
             if summand != 0 and not self.sums[symbol].is_Number:
                 self.adjoints[symbol] = sy.symbol(f"%d_{symbol.name[1:]}")
                 self.bodies[self.adjoints[symbol]] = summand
@@ -46,11 +48,11 @@ class _Step:
         return Output(
             name=WEIGHTED.name,
             sums=tuple(_channel_sums(self.sums)),
-            value=sy.freeze(sy.attach(value)),
+            value=freeze(sy.attach(value)),
             d_out=D_OUT.name,
             adjoints=tuple(_channel_sums(self.bodies)),
-            gradient=sy.freeze(sy.attach(gradient)),
-            inputs=tuple(ChannelSum(name, sy.freeze(sy.attach(summand))) for name, summand in used.items()),
+            gradient=freeze(sy.attach(gradient)),
+            inputs=tuple(ChannelSum(name, freeze(sy.attach(summand))) for name, summand in used.items()),
         )
 
     def _value(self, output: ir.Expr, unit: Sym) -> Sym:
@@ -59,23 +61,28 @@ class _Step:
         value = sy.thaw(output, found)
         known = _with_twins({sy.atom("o"): WEIGHTED * unit})
         for number, statistic in enumerate(found.statistics.values(), 1):
-            form = scaled(sy.spell(statistic.body.xreplace(known)))
+            form = scaled(spell(statistic.body.xreplace(known)))
             form = Scaled(form.value, ZERO) if sy.uses(form.exponent, [WEIGHTED]) else form
             symbol = sy.symbol(f"%channels{number}", **_sign(statistic.symbol))
             self.sums[symbol] = plain(form.mantissa)
             known |= _with_twins({statistic.symbol: Scaled(symbol, form.exponent).value})
-        return plain(sy.spell(value.xreplace(known)))
+        return plain(spell(value.xreplace(known)))
 
-    def _slope(self, value: Sym, variable: Sym) -> Sym:
-        """d loss / d variable of one channel; the variable's gradient is its sum over the channels."""
+    def _slope(self, value: Sym, variable: Sym, unit: Sym = ONE) -> Sym:
+        """d loss / d variable of one channel, times `unit`; the variable's gradient is its sum over the channels."""
         total = D_OUT * sy.derivative(value, variable)
         for symbol, adjoint in self.adjoints.items():
-            total += adjoint * sy.derivative(self.sums[symbol], variable)
-        return sy.factor_terms(plain(total))
+            total += adjoint / _unit(symbol) * sy.derivative(self.sums[symbol], variable)
+        return sy.factor_terms(plain(total * unit))
 
 
 def _with_twins(known: dict[Sym, Sym]) -> dict[Sym, Sym]:
     return known | {sy.twin(symbol): sy.twins_of(value) for symbol, value in known.items()}
+
+
+def _unit(channel_sum: Sym) -> Sym:
+    """What an adjoint is the reciprocal of: a positive sum may be small, and its square too small to divide by."""
+    return channel_sum if channel_sum.is_positive else ONE
 
 
 def _sign(symbol: Sym) -> dict[str, bool]:
@@ -83,4 +90,4 @@ def _sign(symbol: Sym) -> dict[str, bool]:
 
 
 def _channel_sums(bodies: dict[Sym, Sym]) -> Iterator[ChannelSum]:
-    return (ChannelSum(symbol.name, sy.freeze(sy.attach(body))) for symbol, body in bodies.items())
+    return (ChannelSum(symbol.name, freeze(sy.attach(body))) for symbol, body in bodies.items())

@@ -14,6 +14,7 @@ from attngen.analysis import symbolic as sy
 from attngen.analysis.functions import Sym
 from attngen.analysis.roots import formulas_of, gradient_summand, rewritten
 from attngen.analysis.separate import PAIR_NAMES, Scope, Term, offset_and_factor, separate
+from attngen.analysis.spelling import spell
 from attngen.analysis.symbolic import Implicit, Statistic
 
 # A term of the output costs a product with the values; recomputing the scores with all statistics known costs one
@@ -74,7 +75,7 @@ def stage(normalizer: ir.Normalizer) -> Staged:
         value = primitives.defined(statistic, definitions)
         definitions[statistic.symbol] = value
         definitions[sy.twin(statistic.symbol)] = sy.twins_of(value)
-    weights = sy.spell(weights.xreplace(definitions))
+    weights = spell(weights.xreplace(definitions))
     return _finish(weights, score, primitives, normalizer.output != ir.Name("o"))
 
 
@@ -128,8 +129,8 @@ class _Primitives:
     def defined(self, statistic: Statistic, definitions: dict[Sym, Sym]) -> Sym:
         """A statistic of the formula in terms of primitive statistics; `definitions` are those of earlier ones."""
         if statistic.implicit is None:
-            return self.value(statistic.kind, sy.spell(statistic.body.xreplace(definitions)))
-        return self._root(rewritten(statistic.implicit, lambda formula: sy.spell(formula.xreplace(definitions))))
+            return self.value(statistic.kind, spell(statistic.body.xreplace(definitions)))
+        return self._root(rewritten(statistic.implicit, lambda formula: spell(formula.xreplace(definitions))))
 
     def _root(self, implicit: Implicit) -> Sym:
         """A pass of its own, which is walked again for every trial; then the sums that its gradients need."""

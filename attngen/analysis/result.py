@@ -193,9 +193,9 @@ class Output:
     """What becomes of a channel of the weighted sum, called `name`: `value`, a formula of it and of `sums`.
 
     `gradient` is that of the weighted sum, from the gradient of the output, `d_out`, from `sums` and then `adjoints`,
-    each of which may use those before it. `inputs`: sums that are the gradients of row-level inputs, as far as they
-    come from this step. Formulas of the backward speak of the same sum: where its weights are known relative to a
-    pivot, so is it.
+    each of which may use those before it; the adjoint of a positive sum is that of its logarithm. `inputs`: sums that
+    are the gradients of row-level inputs, as far as they come from this step. Formulas of the backward speak of the
+    same sum: where its weights are known relative to a pivot, so is it.
     """
 
     name: str

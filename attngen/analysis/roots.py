@@ -18,6 +18,7 @@ from dataclasses import replace
 from attngen import ir
 from attngen.analysis import functions as fn
 from attngen.analysis import symbolic as sy
+from attngen.analysis.freeze import freeze
 from attngen.analysis.functions import ZERO, Sym
 from attngen.analysis.symbolic import Implicit
 
@@ -64,8 +65,8 @@ def _is_variable(expr: Sym) -> bool:
 
 def meaning_of_root(implicit: Implicit) -> ir.Root:
     """The root as a formula, over the symbols of earlier statistics."""
-    sums: dict[str, ir.Expr] = {t.symbol.name: ir.Reduce("sum", sy.freeze(sy.attach(t.body))) for t in implicit.trials}
-    residual, low, high = (sy.freeze(sy.attach(e)) for e in (implicit.residual, implicit.low, implicit.high))
+    sums: dict[str, ir.Expr] = {t.symbol.name: ir.Reduce("sum", freeze(sy.attach(t.body))) for t in implicit.trials}
+    residual, low, high = (freeze(sy.attach(e)) for e in (implicit.residual, implicit.low, implicit.high))
     return ir.Root(implicit.unknown.name, ir.substitute(residual, sums), low, high)
 
 

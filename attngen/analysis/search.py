@@ -16,9 +16,11 @@ from attngen import ir
 from attngen.analysis import functions as fn
 from attngen.analysis import symbolic as sy
 from attngen.analysis.carries import Carries, SymbolicCarry, pivot_for
+from attngen.analysis.freeze import freeze
 from attngen.analysis.functions import Sym
 from attngen.analysis.result import Root, RowStatistic
 from attngen.analysis.roots import meaning_of_root, rewritten
+from attngen.analysis.spelling import spell
 from attngen.analysis.stabilize import PIVOT, at_one_exponent, plain, scaled, signed_logarithm
 
 _JUMPS = (fn.sign, fn.where)
@@ -46,7 +48,7 @@ class _Trial:
 
     def _by_sums(self, expr: Sym) -> Iterator[Sym]:
         for symbol in [s for s in self.bodies if sy.uses(expr, [s])]:
-            inner = sy.spell(sy.derivative(self.bodies[symbol], self.unknown))
+            inner = spell(sy.derivative(self.bodies[symbol], self.unknown))
             if inner != 0:
                 yield sy.derivative(expr, symbol) * self.sum(inner)
 
@@ -92,8 +94,8 @@ def root_search(found: SymbolicCarry, carries: Carries) -> Search:
     label = statistic.implicit.unknown.name
     sums = Carries(carries.scope, stem=f"{PIVOT}_{label}")
     sought = _sought(residual, trial, lambda: _totals(trial, sums, found.pass_index))
-    low, high = sy.freeze(plain(implicit.low)), sy.freeze(plain(implicit.high))
-    residual, slope, curvature, magnitude, size = map(sy.freeze, sought)
+    low, high = freeze(plain(implicit.low)), freeze(plain(implicit.high))
+    residual, slope, curvature, magnitude, size = map(freeze, sought)
     root = Root(unknown.name, low, high, residual, slope, curvature, magnitude, size, direction)
     meaning = meaning_of_root(statistic.implicit)
     row = RowStatistic(unknown.name, statistic.symbol.name, meaning, ir.Name(unknown.name), False, label)

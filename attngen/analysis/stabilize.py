@@ -108,10 +108,27 @@ def _common(terms: list[Scaled]) -> tuple[list[Sym], Sym]:
     exponents = list(dict.fromkeys(sy.expand_mul(t.exponent) for t in terms))
     if len(exponents) == 1:
         return [t.mantissa for t in terms], exponents[0]
+    largest = _largest(exponents)
+    return [t.mantissa * sy.exp(t.exponent - largest) for t in terms], largest
+
+
+def _largest(exponents: list[Sym]) -> Sym:
+    """The maximum of several exponents, zero if they are relative to their maximum already."""
     largest = exponents[0]
     for exponent in exponents[1:]:
         largest = fn.maximum(*sorted((largest, exponent), key=lambda e: e.sort_key()))
-    return [t.mantissa * sy.exp(t.exponent - largest) for t in terms], largest
+    for addend in sy.Add.make_args(exponents[0]):
+        absolute = {sy.expand_mul(exponent - addend) for exponent in exponents}
+        if (-addend).func is fn.maximum and absolute == set(_compared(-addend)):
+            return ZERO
+    return largest
+
+
+def _compared(maximum: Sym) -> list[Sym]:
+    """What a nested maximum is of."""
+    if maximum.func is not fn.maximum:
+        return [sy.expand_mul(maximum)]
+    return [part for argument in maximum.args for part in _compared(argument)]
 
 
 def _homogeneous(expr: Sym) -> Scaled:

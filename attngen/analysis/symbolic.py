@@ -1,18 +1,17 @@
-"""Formulas as sympy expressions, and back: with `functions`, the door through which sympy enters.
+"""Formulas as sympy expressions: with `functions`, the door through which sympy enters.
 
-`thaw` turns an `ir.Expr` into a sympy expression in which every reduction has become a symbol, a row statistic;
-`freeze` turns a sympy expression into an `ir.Expr`. Functions with a kink or with a numerically delicate form are
-sympy functions of our own, so that sympy never rewrites them and their derivatives follow torch's conventions
-(relu'(0) = 0, ties of max and min share the gradient). Nothing here calls `simplify`: it would undo stable forms.
+`thaw` turns an `ir.Expr` into a sympy expression in which every reduction has become a symbol, a row statistic; the way
+back is `freeze`. Functions with a kink or with a numerically delicate form are functions of our own, so that sympy
+never rewrites them and their derivatives follow torch's conventions (relu'(0) = 0, ties of max and min share the
+gradient). Nothing here calls `simplify`: it would undo stable forms.
 
 # Note [Detached twins]
 `detach(x)` is pushed down to the symbols: each symbol has a twin of the same value whose derivative is nowhere taken.
 After differentiation `attach` puts the originals back.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from typing import Any
 
 import sympy as sp
@@ -38,7 +37,6 @@ from attngen.analysis.functions import (
     not_,
     or_,
     power,
-    ratio,
     relu,
     sigmoid,
     sign,
@@ -50,6 +48,7 @@ from attngen.diagnostics import Diagnostic, InternalError, SpecError
 
 # The rest of the analysis has these from here.
 Add, Mul, Rational, exp, log, cancel, expand_mul = sp.Add, sp.Mul, sp.Rational, sp.exp, sp.log, sp.cancel, sp.expand_mul
+E, pi = sp.E, sp.pi
 
 _THAW: dict[str, Any] = {
     "add": sp.Add, "sub": lambda a, b: a - b, "mul": sp.Mul, "div": lambda a, b: a / b, "pow": sp.Pow,
@@ -61,16 +60,13 @@ _THAW: dict[str, Any] = {
     "ne": lambda a, b: not_(eq(a, b)), "and": and_, "or": or_, "not": not_,
 }  # fmt: skip
 
-_FREEZE: dict[Any, str] = {
+OPERATION_OF: dict[Any, str] = {
     sp.exp: "exp", bounded_exp: "exp",
     expm1: "expm1", sp.log: "log", logarithm: "log", log1p: "log1p", absolute: "abs", sp.Abs: "abs", sign: "sign",
     sp.sign: "sign", sp.tanh: "tanh", sigmoid: "sigmoid", softplus: "softplus", relu: "relu", sp.erf: "erf",
     sp.atan: "atan", sp.sin: "sin", sp.cos: "cos", minimum: "min", maximum: "max", clip: "clip", where: "where",
     nonzero: "nonzero", gt: "gt", ge: "ge", eq: "eq", attains: "attains", and_: "and", or_: "or", not_: "not",
 }  # fmt: skip
-
-# Powers up to this are summed as they are: in fp32 they stay finite for bases up to 10^9.
-LARGEST_PLAIN_POWER = 4
 
 _POSITIVE = frozenset({"d", "n_q", "n_k", "n"})
 
@@ -202,171 +198,37 @@ def _root(expr: ir.Root, found: Thawed) -> Sym:
 
 
 def _checked(expr: ir.Apply, value: Sym) -> Sym:
-    if value.has(sp.zoo, sp.nan, sp.oo, -sp.oo) or value.has(sp.I):
+    if not is_finite(value) or value.has(sp.I):
         raise SpecError((Diagnostic("this formula has no finite real value", expr.span),))
     return value.replace(sp.Abs, absolute) if value.has(sp.Abs) else value
 
 
-def freeze(expr: Sym) -> ir.Expr:
-    """A sympy expression as a formula. Divisions and square roots are spelled as such."""
-    if expr.is_Rational:
-        return ir.Number(Fraction(int(expr.p), int(expr.q)))
-    if expr.is_Symbol:
-        return ir.Name(expr.name)
-    if expr is sp.pi:
-        return ir.Name("pi")
-    if expr is sp.E:
-        return ir.apply("exp", ir.number(1))
-    if expr.is_Add:
-        return _freeze_sum(expr)
-    if expr.is_Mul:
-        return _freeze_product(expr)
-    if expr.is_Pow:
-        return _freeze_power(*expr.args)
-    if expr.func is ratio:
-        return ir.apply("div", *map(freeze, expr.args))
-    if expr.func in _FREEZE:
-        return ir.Apply(_FREEZE[expr.func], tuple(freeze(argument) for argument in expr.args))
-    if expr.has(sp.nan, sp.zoo, sp.oo, -sp.oo):  # such as the slope of 0 ** x
-        raise SpecError((Diagnostic("this formula or its gradient has no finite value"),))
-    raise InternalError("a sympy expression that the formula language lacks", str(expr))
-
-
-def _freeze_sum(expr: Sym) -> ir.Expr:
-    """Positive terms first, so that a difference reads as one."""
-    terms = sorted(expr.args, key=lambda t: (t.could_extract_minus_sign(), t.sort_key()))
-    plus = [freeze(t) for t in terms if not t.could_extract_minus_sign()]
-    minus = [freeze(-t) for t in terms if t.could_extract_minus_sign()]
-    if not plus:
-        return ir.apply("neg", _nary("add", minus))
-    total = _nary("add", plus)
-    return ir.apply("sub", total, _nary("add", minus)) if minus else total
-
-
-def _freeze_product(expr: Sym) -> ir.Expr:
-    """What flows in comes last: a derivative is of ordinary size, its factors need not be."""
-    if expr.could_extract_minus_sign():
-        return ir.apply("neg", freeze(-expr))
-    masks = [f for f in expr.args if f.func is where and _has_zero_branch(f)]
-    if masks:
-        return _freeze_masked(masks[0], expr / masks[0])
-    factors = sorted(expr.args, key=lambda f: (uses(f, [DP]), f.sort_key()))
-    below = [f for f in factors if f.is_Pow and f.exp.could_extract_minus_sign()]
-    above = [freeze(f) for f in factors if f not in below]
-    numerator = _nary("mul", above) if above else ir.number(1)
-    return ir.apply("div", numerator, _nary("mul", [freeze(1 / f) for f in below])) if below else numerator
-
-
-def _has_zero_branch(mask: Sym) -> bool:
-    """Whether a `where`, nested ones included, selects among numbers of which one is zero."""
-    nested = [b for b in mask.args[1:] if b.func is where]
-    numbers = [b for b in mask.args[1:] if b.is_Number]
-    if len(nested) + len(numbers) < 2:
-        return False
-    return ZERO in numbers or any(map(_has_zero_branch, nested))
-
-
-def _freeze_masked(branch: Sym, rest: Sym) -> ir.Expr:
-    """where(c, 1, 0) * x is spelled where(c, x, 0), so that an x that is inf or NaN elsewhere doesn't matter."""
-    if branch.func is not where:
-        return freeze(branch * rest)
-    condition, a, b = branch.args
-    return ir.apply("where", freeze(condition), _freeze_masked(a, rest), _freeze_masked(b, rest))
-
-
-def _freeze_power(base: Sym, exponent: Sym) -> ir.Expr:
-    if base is sp.E:
-        return ir.apply("exp", freeze(exponent))
-    if exponent.could_extract_minus_sign():
-        return ir.apply("div", ir.number(1), freeze(base**-exponent))
-    if exponent == sp.S.Half:
-        return ir.apply("sqrt", freeze(base))
-    return ir.apply("pow", freeze(base), freeze(exponent))
-
-
-def _nary(op: str, parts: list[ir.Expr]) -> ir.Expr:
-    return parts[0] if len(parts) == 1 else ir.Apply(op, tuple(parts))
-
-
-def spell(expr: Sym) -> Sym:
-    """Spell 1 / (1 + exp(x)), 1 - sigmoid(x), log(1 + exp(x)), exp(x) - 1 without overflow and cancellation."""
-    if not expr.args:
-        return expr
-    expr = expr.func(*map(spell, expr.args))
-    if expr.is_Add:
-        return _spell_difference(expr)
-    if expr.is_Pow:
-        return _spell_power(expr)
-    if expr.is_Mul:
-        return _spell_sigmoid(expr)
-    if expr.func is sp.log:
-        return _spell_logarithm(expr.args[0])
-    if expr.func is log1p and expr.args[0].func is sp.exp:
-        return softplus(expr.args[0].args[0])
-    return expr
-
-
-def _spell_power(expr: Sym) -> Sym:
-    """A power that costs an exponential anyway is one, if the logarithm of its base is known: it doesn't underflow."""
-    base, exponent = expr.args
-    if exponent.is_Integer and exponent < 0 and (x := _one_plus_exp(base)) is not None:
-        base, exponent = sigmoid(-x), -exponent
-    if base.func in _LOGARITHMS and not (exponent.is_Integer and 0 < exponent <= LARGEST_PLAIN_POWER):
-        return exp(exponent * _LOGARITHMS[base.func](*base.args))
-    return base**exponent
-
-
-def _spell_logarithm(expr: Sym) -> Sym:
-    if (x := _one_plus_exp(expr)) is not None:
-        return softplus(x)
-    return _LOGARITHMS[expr.func](*expr.args) if expr.func in _LOGARITHMS else log(expr)
-
-
-def _log_softplus(x: Sym) -> Sym:
-    """Far below zero softplus(x) is exp(x): below -36 in float64 as well."""
-    return where(gt(-36, x), x, log(softplus(x)))
-
-
-_LOGARITHMS: dict[Any, Callable[[Sym], Sym]] = {sigmoid: lambda x: -softplus(-x), softplus: _log_softplus}
-
-
-def _one_plus_exp(expr: Sym) -> Sym:
-    """x if `expr` is 1 + exp(x)."""
-    if expr.is_Add and len(expr.args) == 2:
-        one, other = sorted(expr.args, key=lambda a: not a.is_Number)
-        if one == 1 and other.func is sp.exp:
-            return other.args[0]
-    return None
-
-
-def _spell_difference(expr: Sym) -> Sym:
-    constant, rest = expr.as_coeff_Add()
-    if constant == 1 and (-rest).func is sigmoid:  # exact where sigmoid is one
-        return sigmoid(-(-rest).args[0])
-    for term in sp.Add.make_args(rest):
-        plus, minus = term.func is sp.exp, (-term).func is sp.exp
-        if (plus and constant == -1) or (minus and constant == 1):
-            spelled = expm1(term.args[0]) if plus else -expm1((-term).args[0])
-            return rest - term + spelled
-    return expr
-
-
-def _spell_sigmoid(expr: Sym) -> Sym:
-    """exp(x) * sigmoid(-x) = sigmoid(x)."""
-    for factor in expr.args:
-        if factor.func is sigmoid and sp.exp(-factor.args[0]) in expr.args:
-            return expr / factor / sp.exp(-factor.args[0]) * sigmoid(-factor.args[0])
-    return expr
+def is_finite(expr: Sym) -> bool:
+    """Whether no part of the formula is infinite, or none at all as the slope of 0 ** x is."""
+    return not expr.has(sp.zoo, sp.nan, sp.oo, -sp.oo)
 
 
 def factor_terms(expr: Sym) -> Sym:
     """The factors that all terms of a sum share, outside; numbers stay where they are."""
     if not expr.is_Add:
         return expr
-    factors = [dict.fromkeys(sp.Mul.make_args(term)) for term in expr.args]
-    shared = [f for f in factors[0] if not f.is_Number and all(f in others for others in factors[1:])]
-    outside = sp.Mul(*shared)
-    return outside * sp.Add(*(term / outside for term in expr.args))
+    powers = [_powers(term) for term in expr.args]
+    bases = [base for base in powers[0] if not base.is_Number]
+    shared = {base: _shared_exponent([of_term.get(base, ZERO) for of_term in powers]) for base in bases}
+    inside = ((base ** (e - shared.get(base, ZERO)) for base, e in of_term.items()) for of_term in powers)
+    return sp.Mul(*(base**e for base, e in shared.items())) * sp.Add(*(sp.Mul(*factors) for factors in inside))
+
+
+def _powers(term: Sym) -> dict[Sym, Sym]:
+    """The factors of a product: base -> exponent. A power by a formula is a base: sympy wouldn't cancel it again."""
+    factors = [f.as_base_exp() if f.is_Pow and f.exp.is_Rational else (f, sp.S.One) for f in sp.Mul.make_args(term)]
+    return dict(factors)
+
+
+def _shared_exponent(exponents: list[Sym]) -> Sym:
+    """What can be taken out of powers of one base by all of those exponents without turning any into a quotient."""
+    least = min(exponents, key=abs)
+    return least if all(e * least > 0 for e in exponents) else ZERO
 
 
 def derivative(expr: Sym, variable: Sym) -> Sym:

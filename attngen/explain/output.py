@@ -51,7 +51,8 @@ def step_back_section(words: Words) -> Section | None:
     equations = [Equation(Name(s.name), Reduce("csum", s.body)) for s in output.adjoints]
     equations.append(Equation(Name("$d_sum"), output.gradient))
     adjoints = (
-        "The adjoints of the sums over the channels come first, the last sum's before others. "
+        "The adjoints of the sums over the channels come first, the last sum's before others, "
+        "those of positive sums times the sum. "
         if output.adjoints
         else ""
     )

@@ -183,6 +183,20 @@ def test_squares_of_divisors_that_underflow(load: Load) -> None:
     assert error(gradient, right_gradient) < 1e-4
 
 
+@pytest.mark.parametrize(
+    "weights", ["f * sum(f) / sum(f ** 2)", "f / sum(f) * log1p(sum(f))", "relu(f / sum(f) - 1 / n) * sum(f)"]
+)
+@pytest.mark.parametrize("f", ["sigmoid", "softplus"])
+def test_sums_that_are_factors_as_well(f: str, weights: str, load: Load) -> None:
+    """A factor may be zero, but delta / sum(f) is the slope by it."""
+    spec = f"name: factors\nlet: {{f: {f}(s)}}\nweights: {weights}\n"
+    scores, d_weights = spread_out(-130, -96), random(3, KEYS)
+    with kernels(load(spec)) as op:
+        found, gradient = weights_and_gradient(op, scores, d_weights)
+    assert not bad(found)
+    assert float(gradient.abs().max()) < 1e-4
+
+
 @pytest.mark.parametrize("share", ["relu(s) ** 2 / sum(relu(s) ** 2)", "relu(s) / sqrt(sum(relu(s) ** 2))"])
 def test_staged_shares_of_rows_that_have_none(share: str, load: Load) -> None:
     """The slope by the sum z is that of 1 / z ** 2 or z ** -1.5, which is infinite, times relu(s), which is zero."""

@@ -67,6 +67,7 @@ STAGED = {
     "surprise": spec("q / sum(q)", p=SOFTMAX, q="p * log(p)"),
     "three stages": spec("e / sum(e)", a=SOFTMAX, b="relu(a - 0.1)", c="b / (sum(b) + 0.01)", e="exp(c)"),
     "extremum of an extremum": spec("a * m / (1 + abs(m))", a="amin(s)", m="amax(silu(a * s))"),
+    "power of a statistic": spec("p ** (1 + sigmoid(-sum(p * log(p + 1e-6))))", p=SOFTMAX),
     "high power": spec("r / sum(r)", a="softplus(s) / sum(softplus(s))", r="relu(n * a - 0.5) ** 15"),
     "four stages": spec(
         "c / sum(c)", a="tanh(s - mean(s))", b="sigmoid(a - mean(a ** 2))", c="softplus(b * n - sum(b))"
@@ -80,6 +81,9 @@ WITH_INPUTS = {
     ),
     "exponent": spec("softplus(s) ** p / sum(softplus(s) ** p)", inputs={"p": HEAD}),
     "norm's exponent": spec("exp(s) / sum(exp(s)) ** p", inputs={"p": "{shape: []}"}),
+    "norm of an unknown sign": spec(
+        "a ** p / (sum(a ** p) ** (1 / p) + 1e-3)", inputs={"p": HEAD}, a="relu(s) / (amax(s) - amin(s) + 1e-3)"
+    ),
     "temperature": spec(SOFTMAX, score="scale * qk * exp(tau)", inputs={"tau": ROW}),
     "sink": spec("exp(s) / (exp(sink) + sum(exp(s)))", inputs={"sink": ROW}),
     "slope": spec(SOFTMAX, score="scale * qk - slope * abs(i - j)", inputs={"slope": HEAD}),
@@ -95,12 +99,21 @@ WITH_INPUTS = {
         "r / (1 + sum(r))", inputs={"b": PAIR, "c": ROW}, a="softplus(s + b)", r="softplus(c * a / mean(a) - 0.5)"
     ),
 }
-FORMULAS = {**SINGLE_PASS, **STAGED, **WITH_INPUTS}
+WITH_OUTPUT = {
+    "exponentials that are all small": spec("abs(s)")
+    + "output: exp(o - detach(csum(abs(o)))) / csum(exp(o - detach(csum(abs(o)))))\n",
+}
+FORMULAS = {**SINGLE_PASS, **STAGED, **WITH_INPUTS, **WITH_OUTPUT}
 
 
 @pytest.mark.parametrize("text", FORMULAS.values(), ids=FORMULAS.keys())
 def test_right_plans_pass(text: str) -> None:
     check_plan(plan_of(text))
+
+
+def test_a_product_of_numbers_beyond_float32_is_the_users_mistake() -> None:
+    with pytest.raises(SpecError, match=r"comes to a number of 1e\+40"):
+        plan_of(spec("s * 1e20 ** 2"))
 
 
 @pytest.mark.parametrize("weights", ["log(-1 - s ** 2)", "s / (s - s)", "sqrt(-exp(s))", "log(s - 1000)"])
