@@ -136,14 +136,27 @@ def _logistic2(x, CUDA: tl.constexpr):
 
 
 @triton.jit
-def _logistic2_of_four(x, CUDA: tl.constexpr):
-    """1 / (1 + 2^x), where four elements of a tile share a reciprocal.
+def _logistic2_shared(x, SHARED: tl.constexpr, CUDA: tl.constexpr):
+    """1 / (1 + 2^x), where SHARED elements of a tile, two or four, have one reciprocal.
 
     With e = 2^-x each is e / (1 + e), and r = 1 / ((1 + a) (1 + b)) makes a (1 + b) r and b (1 + a) r of two. Exponents
     are cut off at 30, where the result is 1 in float32, so that products of four stay finite; small results keep their
-    digits. What isn't a number spoils the other three.
+    digits. What isn't a number spoils the others.
     """
-    if CUDA and x.numel >= 2048:  # four elements and more in each of up to 512 threads
+    if CUDA and SHARED == 2 and x.numel >= 1024:  # two elements and more in each of up to 512 threads
+        y = tl.inline_asm_elementwise(
+            """
+            {
+            .reg .f32 a, b, ab, r, s;
+            neg.f32 a, $2; min.NaN.f32 a, a, 0f41F00000; ex2.approx.ftz.f32 a, a;
+            neg.f32 b, $3; min.NaN.f32 b, b, 0f41F00000; ex2.approx.ftz.f32 b, b;
+            add.f32 s, a, 0f3F800000; fma.rn.f32 ab, s, b, s; mul.f32 s, s, b; fma.rn.f32 a, a, b, a;
+            rcp.approx.ftz.f32 r, ab; mul.f32 $0, a, r; mul.f32 $1, s, r;
+            }
+            """,
+            "=f,=f,f,f", [x], dtype=tl.float32, is_pure=True, pack=2,
+        )  # fmt: skip
+    elif CUDA and SHARED == 4 and x.numel >= 2048:
         y = tl.inline_asm_elementwise(
             """
             {
@@ -229,7 +242,7 @@ def hstu_scaled_forward(
             k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, edge)
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
 
-            acc_weight = qk * _logistic2_of_four(-(t1 * qk), CUDA)
+            acc_weight = qk * _logistic2_shared(-(t1 * qk), 4, CUDA)
 
             if edge:
                 # One unsigned comparison: keys before the first are far beyond the last.

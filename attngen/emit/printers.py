@@ -211,10 +211,10 @@ _CPP = {
     "logistic2": "logistic2({0})", "attains": "attains({0}, {1}, {2})", "square": "square({0})", "not": "negated({0})",
 }  # fmt: skip
 
-# Reciprocals in place of divisions, one of them for several elements, and polynomials as long as 16 bits need.
+# Reciprocals in place of divisions, one of them for several elements, and polynomials no longer than 16 bits need.
 _HOPPER = {
-    **_TRITON, "logistic2": "_logistic2_shared({0}, SHARED)", "softplus": "_softplus_short({0})",
-    "div": "_quotient({0}, {1})",
+    **_TRITON, "logistic2": "_logistic2_shared({0}, SHARED, True)", "softplus": "_softplus_short({0})",
+    "tanh": "_tanh_short({0})", "erf": "_erf_short({0})", "div": "_quotient({0}, {1})",
 }  # fmt: skip
 
 _INFINITY = 'float("-inf")'
@@ -225,7 +225,7 @@ TRITON = Printer(
 # Two products per score don't outlast two special functions; the four or five of a backward do. The launcher sees to it
 # that scale is positive.
 TRITON_FORWARD = replace(
-    TRITON, functions={**_TRITON, "logistic2": "_logistic2_of_four({0}, CUDA)"}, positive=frozenset({"scale"})
+    TRITON, functions={**_TRITON, "logistic2": "_logistic2_shared({0}, 4, CUDA)"}, positive=frozenset({"scale"})
 )
 HOPPER = replace(
     TRITON,

@@ -31,6 +31,8 @@ INLINE_ASM: Mapping[str, Emulation] = MappingProxyType(
         "mov": lambda x: x,
         "add": np.add,
         "mul": np.multiply,
+        "neg": np.negative,
+        "min.NaN": np.minimum,
         "min": np.fmin,
         "max": np.fmax,
     }
