@@ -230,7 +230,7 @@ TRITON_FORWARD = replace(
 HOPPER = replace(
     TRITON,
     functions=_HOPPER,
-    blank="tl.zeros_like(qk)",
+    blank="gl.zeros_like(qk)",
     column="_column({}, OUT)".format,
     positive=frozenset({"scale"}),
 )
