@@ -1,4 +1,5 @@
-"""Products of two tensors, however they are written, as letters per dimension: matmul, `@`, bmm, mm, baddbmm, einsum.
+"""Products of two tensors, however they are written, as letters per dimension: matmul, `@`, bmm, mm, einsum, and with
+something added baddbmm and addmm.
 
 A letter that both operands have and the output lacks is summed over. Nothing is said here about attention.
 """
@@ -10,7 +11,8 @@ from torch import fx
 
 from attngen.dynamo.nodes import NotLifted, name_of, tensor_of
 
-MATMULS = {"matmul", "bmm", "mm", "__matmul__", "linalg_matmul", "baddbmm"}
+_SUMS = {"baddbmm", "addmm"}
+MATMULS = {"matmul", "bmm", "mm", "__matmul__", "linalg_matmul", *_SUMS}
 CONTRACTIONS = MATMULS | {"einsum"}
 Letters = tuple[str, ...]
 
@@ -44,10 +46,30 @@ def operands(node: fx.Node) -> tuple[fx.Node, ...]:
     if name_of(node) == "einsum":
         args = args[1:]
         args = tuple(args[0]) if len(args) == 1 and isinstance(args[0], tuple | list) else args
-    if name_of(node) == "baddbmm":
+    if name_of(node) in _SUMS:
         args = args[1:]
-    more = [node.kwargs[name] for name in ("other", "mat2", "batch1", "batch2") if name in node.kwargs]
+    named = ("mat1", "other", "mat2", "batch1", "batch2")
+    more = [node.kwargs[name] for name in named if name in node.kwargs]
     return tuple(arg for arg in (*args, *more) if isinstance(arg, fx.Node))
+
+
+def added(node: fx.Node) -> fx.Node | None:
+    """The tensor that is added to the product."""
+    if name_of(node) not in _SUMS or node.kwargs.get("beta", 1) == 0:
+        return None
+    tensor = node.kwargs.get("input", node.args[0] if node.args else None)
+    return tensor if isinstance(tensor, fx.Node) else None
+
+
+def with_added(node: fx.Node, product: Any, tensor: Any) -> Any:
+    """The node's result from its product and what is added to it."""
+    alpha, beta = node.kwargs.get("alpha", 1), node.kwargs.get("beta", 1)
+    if isinstance(alpha, fx.Node) or isinstance(beta, fx.Node):
+        raise NotLifted(f"{name_of(node)} with a factor of dynamic size")
+    product = product if alpha == 1 else product * alpha
+    if tensor is None:
+        return product
+    return tensor + product if beta == 1 else tensor * beta + product
 
 
 def read(node: fx.Node) -> Contraction:

@@ -24,7 +24,10 @@ from attngen.dynamo.nodes import Hints, NotAttention, NotLifted, is_symbolic, na
 from attngen.dynamo.region import Region, candidates, cut
 from attngen.dynamo.report import CompileReport, Replaced, Skipped
 from attngen.dynamo.rewrite import check_sizes, replace
+from attngen.dynamo.spelled import Spelled
 from attngen.dynamo.spelled_out import COMPOSITES, spell_out
+from attngen.dynamo.spelled_parts import SUMS, spell_sum, spell_triangle
+from attngen.dynamo.unread import unread
 from attngen.dynamo.verdicts import remembered
 from attngen.dynamo.versions import Version, versions
 from attngen.spec.lower import read_spec
@@ -43,19 +46,33 @@ def fuse(module: fx.GraphModule, report: CompileReport) -> None:
 
 
 def _fuse_graph(graph: fx.Graph, report: CompileReport) -> None:
+    unlikely: dict[fx.Node, str] = {}
+    told = len(report.skipped)
+    triangles = [spelled for node in list(graph.nodes) if (spelled := spell_triangle(node)) is not None]
     for node in list(graph.nodes):
         if name_of(node) in COMPOSITES and node.users:
-            _try(lambda node=node: _fuse_composite(node), node, report)  # type: ignore[misc]
+            _try(lambda node=node: _fuse_spelled(spell_out(node)), node, report, unlikely)  # type: ignore[misc]
+        elif name_of(node) in SUMS and is_contraction(node):
+            _try(lambda node=node: _fuse_spelled(spell_sum(node)), node, report, unlikely)  # type: ignore[misc]
     for node in [n for n in graph.nodes if is_contraction(n)]:
-        _try(lambda node=node: _fuse_second(node), node, report)  # type: ignore[misc]
+        _try(lambda node=node: _fuse_second(node), node, report, unlikely)  # type: ignore[misc]
+    for triangle in triangles:
+        triangle.settle()
+    for node, why in unread(graph):
+        if not any(entry.where == place_of(node) for entry in report.skipped[told:]):
+            _skip(report, place_of(node), unlikely.get(node, why))
 
 
-def _try(attempt: Callable[[], Replaced | None], node: fx.Node, report: CompileReport) -> None:
+def _try(
+    attempt: Callable[[], Replaced | None], node: fx.Node, report: CompileReport, unlikely: dict[fx.Node, str]
+) -> None:
+    """Attempt, and report what came of it; what doesn't look like attention is noted beside the report."""
     where = place_of(node)
     try:
         replaced = attempt()
     except NotAttention as reason:
         _LOG.debug("%s: not attention: %s", where, reason)
+        unlikely[node] = str(reason)
     except NotLifted as reason:
         _skip(report, where, str(reason))
     except Exception as error:  # the model must compile whatever happens here
@@ -72,16 +89,17 @@ def _skip(report: CompileReport, where: str, why: str) -> None:
     report.skipped.append(Skipped(where, why))
 
 
-def _fuse_composite(node: fx.Node) -> Replaced | None:
-    """Attention in one node: spelled out beside it, fused, and if that fails gone again."""
-    spelled = spell_out(node)
+def _fuse_spelled(spelled: Spelled) -> Replaced | None:
+    """Fuse what has been spelled out; if that fails it goes again."""
+    replaced = None
     try:
         assert spelled.second is not None
         replaced = _fuse_second(spelled.second)
-    except BaseException:
-        spelled.remove()
-        raise
-    spelled.take_over()
+    finally:
+        if replaced is None:
+            spelled.remove()
+        else:
+            spelled.take_over()
     return replaced
 
 

@@ -117,7 +117,7 @@ def read_geometry(
     letters, channel, output = second_dims(nodes[1], layout.resolved(weights), second, hints)
     keys = letters[second.summed]
     if len(keys) != 1 or keys not in ends or ends[0] == ends[1]:
-        raise NotLifted("the second product doesn't sum over the keys")
+        raise NotLifted("the second product sums over another axis than the keys, as a mix of heads does")
     flipped = keys == ends[0]
     rows = ends[1] if flipped else ends[0]
     if len(rows) > 1:
@@ -129,6 +129,8 @@ def read_geometry(
     b = _operand_dims(first.b, first.b_letters, by_letter, hints)
     query, key = (b, a) if flipped else (a, b)
     value = _operand_dims(second.b, second.b_letters, letters, hints)
+    if any(atom in rows for dim in value.dims for atom in dim):
+        raise NotLifted("values that differ from query to query, as behind a mix of heads")
     if any(atom not in {atom for dim in layout.resolved(weights) for atom in dim} for atom in lead):
         raise NotLifted("weights that lack an axis of the scores")
     kv_heads = shared_heads(lead[1:], key, value)

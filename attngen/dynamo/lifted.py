@@ -63,7 +63,9 @@ def lift(region: Region, hints: Hints) -> Lifted:
     for free, dim in zip(lifting.values[placeholders[1]].dims, out_dims, strict=True):
         layout.unify(free, dim)
     geometry = read_geometry(layout, (region.scores, region.second), (first, second), weights.dims, hints)
-    geometry = narrow(geometry, layout, hints)
+    if lifting.key is not None and layout.resolve(lifting.key) != geometry.keys:
+        raise NotLifted("a reduction over the queries, not over the keys")
+    geometry = narrow(geometry, layout, hints, region.end)
     if layout.resolved(output.dims) != geometry.output and region.end is not region.second:
         geometry = _with_output(geometry, layout.resolved(output.dims))
     formula = late_normalized(output.as_number(), weights.as_number())

@@ -21,10 +21,10 @@ from attngen.ir import Name
 _REPEATING = VIEWS | {"repeat_interleave", "repeat"}
 
 
-def narrow(geometry: Geometry, layout: Layout, hints: Hints) -> Geometry:
-    """The geometry with the tensors that its operands repeat."""
+def narrow(geometry: Geometry, layout: Layout, hints: Hints, end: fx.Node) -> Geometry:
+    """The geometry with the tensors that its operands repeat; they are read at the region's end."""
     before = (geometry.query, geometry.key, geometry.value)
-    operands = [_narrowed(operand, layout, hints) for operand in before]
+    operands = [_narrowed(operand, layout, hints, end) for operand in before]
     if all(one is other for one, other in zip(operands, before, strict=True)):
         return geometry
     query, key, value = (Operand(operand.node, layout.resolved(operand.dims)) for operand in operands)
@@ -34,7 +34,7 @@ def narrow(geometry: Geometry, layout: Layout, hints: Hints) -> Geometry:
     return dataclasses.replace(geometry, query=query, key=key, value=value, **axes, **dims)  # type: ignore[arg-type]
 
 
-def _narrowed(operand: Operand, layout: Layout, hints: Hints) -> Operand:
+def _narrowed(operand: Operand, layout: Layout, hints: Hints, end: fx.Node) -> Operand:
     """The tensor that the operand repeats; the operand itself if it repeats nothing."""
     node, dims = operand.node, operand.dims
     steps = _steps(node, hints)
@@ -43,7 +43,7 @@ def _narrowed(operand: Operand, layout: Layout, hints: Hints) -> Operand:
     source = steps[0].args[0]
     assert isinstance(source, fx.Node)
     try:
-        check_unchanged((steps[0], node), steps, modes=tensor_of(source).requires_grad)
+        check_unchanged((steps[0], end), steps, modes=tensor_of(source).requires_grad)
         free = layout.fresh(hints.shape(tensor_of(source)))
         for made, wanted in zip(_followed(steps, free, layout, hints), dims, strict=True):
             layout.unify(made, wanted)

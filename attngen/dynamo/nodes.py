@@ -46,6 +46,13 @@ def tensor_of(node: Any) -> Tensor:
     return value
 
 
+def is_parameter(node: fx.Node) -> bool:
+    """Whether the node is a module's parameter, or a view of one."""
+    while name_of(node) in LAYOUT and node.args and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+    return isinstance(value_of(node), torch.nn.Parameter)
+
+
 def is_zero(number: Any) -> bool:
     """Whether a number is zero; torch.compile makes a guard of it where the graph gets the number as an input."""
     return bool(value_of(number) == 0)

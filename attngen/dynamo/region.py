@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from torch import fx
 
 from attngen.dynamo.changes import check_unchanged, in_order
-from attngen.dynamo.contraction import is_contraction, operands, read
+from attngen.dynamo.contraction import added, is_contraction, operands, read
 from attngen.dynamo.nodes import LAYOUT, NotAttention, NotLifted, is_zero, mutates, name_of
+from attngen.dynamo.own import check_certain, own_changes
 
-_BARRIERS = {"linear", "addmm", "conv1d", "conv2d", "embedding", "scaled_dot_product_attention"}
-_TAIL = {"truediv", "div", "divide", "true_divide", "mul", "multiply"}
+_BARRIERS = {"linear", "conv1d", "conv2d", "embedding", "scaled_dot_product_attention"}
+_TAIL = {"truediv", "div", "divide", "true_divide", "mul", "multiply", "itruediv", "div_", "imul", "mul_"}
 _TAIL_STEPS = 6  # nodes behind the second contraction among which a late normalization is looked for
 
 
@@ -42,7 +43,7 @@ class Region:
 def candidates(second: fx.Node) -> Iterator[tuple[fx.Node, fx.Node, fx.Node]]:
     """(first contraction, weights, value) for every way in which `second` may be attention's second product."""
     tensors = operands(second)
-    if len(tensors) != 2 or name_of(second) == "baddbmm":
+    if len(tensors) != 2 or added(second) is not None:
         return
     for weights, value in (tensors, tensors[::-1]):
         for scores in _first_contractions(weights):
@@ -64,23 +65,25 @@ def _first_contractions(weights: fx.Node) -> Iterator[fx.Node]:
 
 def cut(second: fx.Node, scores: fx.Node, weights: fx.Node, value: fx.Node) -> Region:
     """The region between two contractions. Raises NotLifted where something else reads or changes its tensors."""
-    if read(scores).by_one_matrix:
-        raise NotAttention("keys that all of a batch share: a layer's weights")
+    if read(scores).by_one_matrix and read(second).by_one_matrix:
+        raise NotAttention("two layers")
     order = {node: position for position, node in enumerate(second.graph.nodes)}
     below = _below(scores, order)
     if value in below:
         raise NotAttention("the values depend on the scores")
     end = _end(second, below)
-    inside = _above(end, below)
+    inside, changes = _inside((scores, end), below)
     nodes = in_order(inside)
     if all(name_of(node) in LAYOUT or node in (scores, second) for node in nodes):
         raise NotAttention("nothing between two products")
     _check(nodes, end)
-    check_unchanged((scores, end), nodes, modes=True)
+    check_certain(changes, nodes)
+    check_unchanged((scores, end), nodes, modes=True, harmless=changes)
     kept = {scores, second}
     leaves = dict.fromkeys(n for node in nodes if node not in kept for n in node.all_input_nodes if n not in inside)
-    if name_of(scores) == "baddbmm" and isinstance(scores.args[0], fx.Node):
-        leaves[scores.args[0]] = None
+    more = added(scores)
+    if more is not None:
+        leaves[more] = None
     return Region(scores, second, weights, value, end, nodes, tuple(leaves))
 
 
@@ -91,6 +94,19 @@ def _below(scores: fx.Node, order: dict[fx.Node, int]) -> set[fx.Node]:
         if any(n in below for n in node.all_input_nodes):
             below.add(node)
     return below
+
+
+def _inside(bounds: tuple[fx.Node, fx.Node], below: set[fx.Node]) -> tuple[set[fx.Node], set[fx.Node]]:
+    """What the end needs, changes in place of it included; and these changes."""
+    first, end = bounds
+    between = [node for node in end.graph.nodes if first < node <= end]
+    inside = _above(end, below)
+    while True:
+        changes = own_changes(between, below, inside)
+        if changes <= inside:
+            return inside, changes
+        for change in changes:
+            inside |= _above(change, below)
 
 
 def _above(end: fx.Node, below: set[fx.Node]) -> set[fx.Node]:

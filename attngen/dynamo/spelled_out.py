@@ -1,76 +1,20 @@
 """Attention that stands in Dynamo's graph as one node, spelled out in nodes of its own: `scaled_dot_product_attention`
 and `multi_head_attention_forward`.
-
-The new nodes take the old one's place at once. If they aren't fused, the old node comes back and they are removed.
 """
 
 import inspect
 import operator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx
-from torch._subclasses import FakeTensor
 
-from attngen.dynamo.nodes import NotLifted, is_zero, name_of, tensor_of, value_of
+from attngen.dynamo.nodes import NotLifted, is_zero, name_of, tensor_of
+from attngen.dynamo.spelled import Spelled, guarded
 
 COMPOSITES = ("scaled_dot_product_attention", "multi_head_attention_forward")
 _SDPA = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-
-
-@dataclass(slots=True)
-class Spelled:
-    """`output` computes what `replaced` did, with the `nodes`; `second` is the second product among them."""
-
-    node: fx.Node
-    replaced: fx.Node
-    nodes: list[fx.Node] = field(default_factory=list)
-    second: fx.Node | None = None
-    output: fx.Node | None = None
-
-    def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        """One more node, a function's call or, by name, a method's, with the value that it stands for."""
-        graph = self.node.graph
-        with graph.inserting_before(self.node):
-            new = graph.create_node("call_method" if isinstance(target, str) else "call_function", target, args, kwargs)
-        new.stack_trace = self.node.stack_trace
-        given, named = fx.map_arg(args, value_of), fx.map_arg(kwargs, value_of)
-        with self.fake_mode(), torch.no_grad():
-            run = getattr(given[0], target) if isinstance(target, str) else target
-            new.meta["example_value"] = run(*(given[1:] if isinstance(target, str) else given), **named)
-        self.nodes.append(new)
-        return new
-
-    def fake_mode(self) -> Any:
-        values = (value_of(node) for node in self.node.all_input_nodes)
-        modes = (value.fake_mode for value in values if isinstance(value, FakeTensor))
-        mode = next(modes, None)
-        if mode is None:
-            raise NotLifted("a graph without fake tensors")
-        return mode
-
-    def finish(self, output: fx.Node) -> "Spelled":
-        self.output = output
-        self.replaced.replace_all_uses_with(output)
-        return self
-
-    def remove(self) -> None:
-        """Bring the old node back."""
-        if self.output is not None:
-            self.output.replace_all_uses_with(self.replaced)
-        self._erase(self.nodes)
-
-    def take_over(self) -> None:
-        """Let the old node go, and of the new ones those that the fused op has made useless."""
-        self._erase([*self.nodes, self.node, *([self.replaced] if self.replaced is not self.node else [])])
-
-    @staticmethod
-    def _erase(nodes: list[fx.Node]) -> None:
-        for node in reversed(nodes):
-            if not node.users and not node._erased:
-                node.graph.erase_node(node)
 
 
 def spell_out(node: fx.Node) -> Spelled:
@@ -78,20 +22,11 @@ def spell_out(node: fx.Node) -> Spelled:
     if name_of(node) == "scaled_dot_product_attention":
         spelled = Spelled(node, node)
         given: dict[str, Any] = dict(zip(_SDPA, node.args, strict=False)) | dict(node.kwargs)
-        return spelled.finish(_guarded(spelled, lambda: _attention(spelled, given)))
+        return guarded(spelled, lambda: _attention(spelled, given))
     bound = inspect.signature(F.multi_head_attention_forward).bind(*node.args, **node.kwargs)
     bound.apply_defaults()
     spelled = Spelled(node, _attention_output(node))
-    return spelled.finish(_guarded(spelled, lambda: _multi_head(spelled, dict(bound.arguments))))
-
-
-def _guarded(spelled: Spelled, build: Any) -> fx.Node:
-    try:
-        output: fx.Node = build()
-    except BaseException:
-        spelled.remove()
-        raise
-    return output
+    return guarded(spelled, lambda: _multi_head(spelled, dict(bound.arguments)))
 
 
 def _attention(spelled: Spelled, given: dict[str, Any]) -> fx.Node:

@@ -12,7 +12,8 @@ from torch import fx
 from torch._decomp import core_aten_decompositions, get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from attngen.dynamo.nodes import Hints, NotLifted, name_of, tensor_of, value_of
+from attngen.dynamo.contraction import added, with_added
+from attngen.dynamo.nodes import Hints, NotLifted, mutates, name_of, tensor_of, value_of
 from attngen.dynamo.region import Region
 
 _KEPT = {
@@ -35,9 +36,11 @@ def traced(region: Region, hints: Hints) -> fx.GraphModule:
     def region_function(scores: Any, result: Any, *tensors: Any) -> Any:
         return _replayed(region, (scores, result), dict(zip(region.leaves, tensors, strict=True)), leaves)
 
+    changing = any(mutates(node) for node in region.nodes)
+    run = torch.func.functionalize(region_function) if changing else region_function
     tensors = [leaf if isinstance(leaf, torch.Tensor) else torch.empty((), device="meta") for leaf in leaves]
     try:
-        module: fx.GraphModule = make_fx(region_function, decomposition_table=_decompositions())(*inputs, *tensors)
+        module: fx.GraphModule = make_fx(run, decomposition_table=_decompositions())(*inputs, *tensors)
     except NotLifted:
         raise
     except Exception as error:  # whatever an operation of the model's may say of tensors without contents
@@ -84,10 +87,11 @@ def _replayed(region: Region, inner: tuple[Any, Any], tensors: dict[fx.Node, Any
         args = tuple(_on_meta(arg) for arg in fx.map_arg(node.args, lambda n: values.get(n)))
         kwargs = {key: _on_meta(arg) for key, arg in fx.map_arg(node.kwargs, lambda n: values.get(n)).items()}
         if node is region.scores:
-            values[node] = _scores(node, inner[0], args, kwargs)
+            more = added(node)
+            values[node] = with_added(node, inner[0].clone(), None if more is None else values[more])
         elif node is region.second:
             weights = values[region.weights]
-            values[node] = inner[1]
+            values[node] = inner[1].clone()
         elif node.op == "call_method":
             values[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
         elif name_of(node) == "dropout":
@@ -99,10 +103,3 @@ def _replayed(region: Region, inner: tuple[Any, Any], tensors: dict[fx.Node, Any
 
 def _on_meta(arg: Any) -> Any:
     return torch.device("meta") if isinstance(arg, torch.device) else arg
-
-
-def _scores(node: fx.Node, product: Any, args: Any, kwargs: Any) -> Any:
-    """The first contraction's result from its products; baddbmm adds something to them."""
-    if name_of(node) != "baddbmm":
-        return product
-    return args[0] * kwargs.get("beta", 1) + product * kwargs.get("alpha", 1)

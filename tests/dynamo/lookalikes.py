@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.dynamo.spellings import SCALE, SCATTERED, scores
+from tests.dynamo.spellings import SCALE, scores
 
 Function = Callable[..., Tensor]
 
@@ -26,11 +26,43 @@ def weights_used_twice(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return p @ v + p @ v.flip(2)
 
 
-def scores_changed_in_place(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def change_seen_through_a_view(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     s = q @ k.mT
+    seen = s.mT
     s *= SCALE
-    s.masked_fill_(~SCATTERED, float("-inf"))
+    return s.softmax(-1) @ v + seen.mean()
+
+
+def change_behind_autograd(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    s = scores(q, k)
+    s.detach().mul_(2)
     return s.softmax(-1) @ v
+
+
+def change_of_some_keys(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    s = scores(q, k)
+    s[..., 0] += 1
+    return s.softmax(-1) @ v
+
+
+def change_of_a_copy_or_not(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    s = torch.einsum("bhqd,bhkd->bqhk", q, k).transpose(1, 2)
+    copy = s.contiguous()
+    copy += torch.arange(s.shape[-1])
+    return (s.softmax(-1) + copy.softmax(-1)) @ v
+
+
+def change_of_the_bias(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    s = bias.expand(q.shape[0], q.shape[1], -1, -1).clone()
+    s += scores(q, k)
+    return s.softmax(-1) @ v
+
+
+def keys_overwritten(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    few = k[:, :2].detach().clone()
+    keys = few.repeat_interleave(2, dim=1).mT
+    few.zero_()  # the op would read them instead of the repeated ones
+    return (q @ keys * SCALE).softmax(-1) @ v
 
 
 def bias_overwritten(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -42,9 +74,10 @@ def bias_overwritten(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
 def values_overwritten(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     v = v * 2
-    p = scores(q, k).softmax(-1)
+    e = scores(q.detach(), k.detach()).exp()
+    out = e @ v
     v[:, :, 0] = 0
-    return p @ v
+    return out / e.sum(-1, keepdim=True) + v
 
 
 def query_overwritten(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -80,6 +113,16 @@ def two_kinds_of_keys(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def talking_heads(q: Tensor, k: Tensor, v: Tensor, mixing: Tensor) -> Tensor:
     p = scores(q, k).softmax(-1)
     return torch.einsum("bhqk,hg->bgqk", p, mixing) @ v
+
+
+def talking_heads_by_layers(q: Tensor, k: Tensor, v: Tensor, mixing: Tensor) -> Tensor:
+    s = F.linear(scores(q, k).permute(0, 2, 3, 1), mixing)
+    return F.linear(s.softmax(2), mixing).permute(0, 3, 1, 2) @ v
+
+
+def softmax_over_queries_by_einsum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    p = torch.einsum("bhqd,bhkd->bhqk", q, k).softmax(-2)
+    return torch.einsum("bhqk,bhkd->bhqd", p, v)
 
 
 def layer(q: Tensor, k: Tensor, v: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
@@ -119,7 +162,11 @@ LOOKALIKES: dict[str, Function] = {
     "weights used twice": weights_used_twice,
     "dropout": lambda q, k, v: F.dropout(scores(q, k).softmax(-1), 0.5, True) @ v,
     "dropout of the fused call": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, dropout_p=0.5),
-    "scores changed in place": scores_changed_in_place,
+    "change seen through a view": change_seen_through_a_view,
+    "change behind autograd": change_behind_autograd,
+    "change of some keys": change_of_some_keys,
+    "change of a copy or not": change_of_a_copy_or_not,
+    "change of the bias": change_of_the_bias,
     "bias overwritten": bias_overwritten,
     "values overwritten": values_overwritten,
     "query overwritten": query_overwritten,
@@ -132,6 +179,8 @@ LOOKALIKES: dict[str, Function] = {
     "sink among the weights": sink_among_the_weights,
     "two kinds of keys": two_kinds_of_keys,
     "talking heads": talking_heads,
+    "talking heads by layers": talking_heads_by_layers,
+    "softmax over queries by einsum": softmax_over_queries_by_einsum,
     "products only": lambda q, k, v: scores(q, k) @ v,
     "layer": layer,
     "half of the keys": half_of_the_keys,

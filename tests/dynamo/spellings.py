@@ -182,6 +182,35 @@ def mask_like_the_query(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return scores(q, k).masked_fill(hidden.to(q).bool(), float("-inf")).softmax(-1) @ v
 
 
+def bias_added_in_place(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    s = q @ k.mT
+    s *= SCALE
+    s += PADDED
+    return F.softmax(s.float(), dim=-1).type_as(s) @ v
+
+
+def masked_in_place(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    s = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).mT).mul_(SCALE).view(*q.shape[:3], -1)
+    s.masked_fill_(~causal_mask(q.shape[2], k.shape[2]), float("-inf"))
+    return s.softmax(-1) @ v
+
+
+def divided_in_place(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    e = scores(q, k).exp()
+    out = e @ v
+    out /= e.sum(-1, keepdim=True)
+    return out
+
+
+def by_addmm(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k, v = q[0, 0], k[0, 0], v[0, 0]
+    return torch.addmm(q, torch.addmm(PADDED[0, 0], q, k.t(), alpha=SCALE).softmax(-1), v)
+
+
+def shared_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q[0, 0] @ k.mT * SCALE).softmax(-1) @ v
+
+
 def number_over_infinity(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (scores(q, k) + PADDED).masked_fill(~SCATTERED, -1e9).softmax(-1) @ v
 
@@ -199,6 +228,11 @@ SOFTMAX: dict[str, Function] = {
     "query scaled": lambda q, k, v: ((q * SCALE) @ k.mT).softmax(-1) @ v,
     "both scaled": lambda q, k, v: ((q * DIM**-0.25) @ (k * DIM**-0.25).mT).softmax(-1) @ v,
     "scale on the left": lambda q, k, v: (SCALE * (q @ k.mT)).softmax(-1) @ v,
+    "bias added in place": bias_added_in_place,
+    "masked in place": masked_in_place,
+    "divided in place, late": divided_in_place,
+    "addmm": by_addmm,
+    "shared queries": shared_queries,
     "no scale": lambda q, k, v: (q @ k.mT).softmax(-1) @ v,
     "fused call": lambda q, k, v: F.scaled_dot_product_attention(q, k, v),
     "fused call, causal": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
@@ -350,6 +384,8 @@ UNUSUAL: dict[str, Function] = {
     "polynomial": lambda q, k, v: F.normalize(1 + scores(q, k) + scores(q, k) ** 2 / 2, p=1.0, dim=-1) @ v,
     "layer norm": lambda q, k, v: F.layer_norm(scores(q, k), (KEYS,)) @ v,
     "unit rows": lambda q, k, v: F.normalize(F.softplus(scores(q, k)), dim=-1) @ v,
+    "relu in place": lambda q, k, v: F.relu(scores(q, k) / KEYS, inplace=True).square() @ v,
+    "triangle of the scores": lambda q, k, v: scores(q, k).tril() @ v,
     "causal linear": lambda q, k, v: (scores(q, k) * causal_mask(ROWS, KEYS)) @ v,
     "sum of two": lambda q, k, v: (scores(q, k).softmax(-1) + 0.1 * scores(q, k).sigmoid()) @ v,
 }
