@@ -3,17 +3,25 @@
 Seconds are those of CPUs, the C++ compilers that Inductor starts included, so that a busy machine changes little. Two
 models of 12 layers, forward and backward: one without attention, where the search finds nothing, and one with. The two
 backends take turns; every compilation starts without Inductor's caches, and the first one of each is left out. With
-attention the op is built on disk already, as it is from the second compilation on that a machine sees.
+attention the op is built on disk already, as it is from the second compilation on that a machine sees. A file of
+results names the machine, its load and the versions, beside the seconds of every round.
 """
 
+import json
 import os
+import shlex
 import statistics
+import sys
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 
 import click
 import torch
 import torch._inductor.config
 from torch import Tensor, nn
+
+from attngen.bench.machine import environment
 
 LAYERS, WIDTH, HEADS, LENGTH = 12, 64, 4, 64
 BACKENDS = ("inductor", "attngen")
@@ -60,25 +68,40 @@ def seconds(layer: Callable[[], nn.Module], backend: str) -> float:
     return sum(os.times()[:4]) - start
 
 
+def measure(layer: Callable[[], nn.Module], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every round by backend, without the first compilation of each."""
+    for backend in BACKENDS:
+        seconds(layer, backend)
+    taken: dict[str, list[float]] = {backend: [] for backend in BACKENDS}
+    for _ in range(rounds):
+        for backend in BACKENDS:
+            taken[backend].append(round(seconds(layer, backend), 2))
+        print({backend: times[-1] for backend, times in taken.items()}, flush=True)
+    return taken
+
+
+def summary(taken: dict[str, list[float]]) -> dict[str, object]:
+    medians = {backend: statistics.median(times) for backend, times in taken.items()}
+    return {"seconds": taken, "median": medians, "ratio": round(medians["attngen"] / medians["inductor"], 3)}
+
+
 @click.command()
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--model", "models", type=click.Choice(("mixer", "attention")), multiple=True, help="Both by default.")
-def main(rounds: int, models: tuple[str, ...]) -> None:
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="A JSON file for the results.")
+def main(rounds: int, models: tuple[str, ...], output: Path | None) -> None:
     torch._inductor.config.force_disable_caches = True
     torch._inductor.config.compile_threads = 1
+    where = asdict(environment("cpu"))
+    found: dict[str, object] = {}
     for layer in (Mixer, Attention):
-        if models and layer.__name__.lower() not in models:
-            continue
-        for backend in BACKENDS:
-            seconds(layer, backend)
-        taken: dict[str, list[float]] = {backend: [] for backend in BACKENDS}
-        for _ in range(rounds):
-            for backend in BACKENDS:
-                taken[backend].append(seconds(layer, backend))
-            print({backend: round(times[-1], 2) for backend, times in taken.items()}, flush=True)
-        medians = {backend: statistics.median(times) for backend, times in taken.items()}
-        print(f"{LAYERS} x {layer.__name__}: " + ", ".join(f"{b} {t:.2f} s" for b, t in medians.items()), end="")
-        print(f", ratio {medians['attngen'] / medians['inductor']:.2f}", flush=True)
+        if not models or layer.__name__.lower() in models:
+            found[layer.__name__.lower()] = result = summary(measure(layer, rounds))
+            print(f"{LAYERS} x {layer.__name__}: {result}", flush=True)
+    if output is not None:
+        command = shlex.join(["python", *sys.argv])
+        text = json.dumps({"command": command, "layers": LAYERS, "environment": where, "models": found}, indent=1)
+        output.write_text(f"{text}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1806,7 +1806,13 @@ def _cache_folder() -> str:
             return folder
     except OSError:
         pass
-    return tempfile.mkdtemp(prefix="attngen-")
+    return _private_folder().name
+
+
+@functools.cache
+def _private_folder() -> tempfile.TemporaryDirectory[str]:
+    """Where the user's own can't be used: one that ends with the process."""
+    return tempfile.TemporaryDirectory(prefix="attngen-")
 
 
 def build_native() -> str:
@@ -2204,6 +2210,28 @@ torch.library.register_fake(f"{NAMESPACE}::{OP}", _forward_fake, lib=_library)
 torch.library.register_fake(f"{NAMESPACE}::{OP}_backward", _backward_fake, lib=_library)
 forward_op = getattr(getattr(torch.ops, NAMESPACE), OP)
 backward_op = getattr(getattr(torch.ops, NAMESPACE), f"{OP}_backward")
+
+
+def _backward_of_each(
+    d_out: Tensor, d_saved: list[Tensor], query: Tensor, key: Tensor, value: Tensor, inputs: list[Tensor],
+    results: list[Tensor], *numbers: Any,
+) -> list[Tensor]:  # fmt: skip
+    """Under the vmap of `torch.autograd.grad(..., is_grads_batched=True)`: a call for each element of the mapped axis."""
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    tensors = [d_out, *d_saved, query, key, value, *inputs, *results]
+    count = max(torch._remove_batch_dim(x, level, 1, 0).shape[0] for x in tensors)  # 1 for those that aren't mapped
+    apart = [torch._remove_batch_dim(x, level, count, 0) for x in tensors]
+    first = 1 + len(d_saved)
+    last = first + 3 + len(inputs)
+    calls = [
+        backward_op(x[0], x[1:first], *x[first : first + 3], x[first + 3 : last], x[last:], *numbers)
+        for x in zip(*apart, strict=True)
+    ]
+    return [torch._add_batch_dim(torch.stack(parts), 0, level) for parts in zip(*calls, strict=True)]
+
+
+_library.impl(f"{OP}_backward", _backward_of_each, "Batched")
 
 
 def _products(query: Any, key: Any) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import fx
 
-from attngen.dynamo.nodes import NotLifted, name_of, tensor_of
+from attngen.dynamo.nodes import NotAttention, NotLifted, name_of, tensor_of
 
 _SUMS = {"baddbmm", "addmm"}
 MATMULS = {"matmul", "bmm", "mm", "__matmul__", "linalg_matmul", *_SUMS}
@@ -83,7 +83,7 @@ def read(node: fx.Node) -> Contraction:
     summed = [letter for letter in a_letters if letter in b_letters and letter not in out]
     lost = [letter for letter in (*a_letters, *b_letters) if letter not in out and letter not in summed]
     if len(summed) != 1 or lost or len(set(a_letters)) < len(a_letters) or len(set(b_letters)) < len(b_letters):
-        raise NotLifted(f"{name_of(node)} is not a sum over one axis of two tensors")
+        raise NotAttention(f"{name_of(node)} is not a sum over one axis of two tensors")
     return Contraction(a, b, a_letters, b_letters, out, summed[0])
 
 

@@ -63,7 +63,13 @@ def test_a_folder_that_others_may_write_to_is_not_used(tmp_path: Path, monkeypat
     shared.mkdir()
     shared.chmod(0o777)
     monkeypatch.setenv("ATTNGEN_CACHE_DIR", str(shared))
-    assert fresh("softmax")._cache_folder() != str(shared)
+    module = fresh("softmax")
+    folder = Path(module._cache_folder())
+    assert folder != shared
+    assert folder.is_dir()
+    assert Path(module._cache_folder()) == folder
+    module._private_folder.cache_clear()  # as at the end of the process
+    assert not folder.exists()
 
 
 def test_what_a_compiler_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

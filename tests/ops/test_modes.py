@@ -52,6 +52,22 @@ def equal(found: list[Tensor], right: list[Tensor]) -> bool:
     return all(map(torch.equal, found, right))
 
 
+def test_gradients_of_several_cotangents_at_once() -> None:
+    """Those of the output, and of a statistic; the bias' are sums over the batch."""
+    op, bias = generated.sigmoid.sigmoid_attention, torch.tensor(-0.5, dtype=torch.float64, requires_grad=True)
+    leaves = [*(x.requires_grad_() for x in tensors(5, 4, 1, torch.float64)), bias]
+    out = op(*leaves[:3], bias=bias)
+    cotangents = torch.randn(3, *out.shape, dtype=torch.float64)
+    found = torch.autograd.grad(out, leaves, cotangents, retain_graph=True, is_grads_batched=True)
+    single = [torch.autograd.grad(out, leaves, one, retain_graph=True) for one in cotangents]
+    torch.testing.assert_close(list(found), [torch.stack(parts) for parts in zip(*single, strict=True)])
+    lse = generated.softmax.softmax_attention(*leaves[:3], return_aux=True)[1].lse
+    both = torch.eye(2, dtype=torch.float64)[:, None, :, None].expand(2, 1, 2, 5).repeat(1, 1, 2, 1)
+    found = torch.autograd.grad(lse, leaves[:1], both, retain_graph=True, is_grads_batched=True)
+    right = [torch.autograd.grad(lse, leaves[0], one, retain_graph=True)[0] for one in both]
+    torch.testing.assert_close(found[0], torch.stack(right))
+
+
 # ------------------------------------------------------------------------------------------ determinism
 
 
