@@ -4,12 +4,13 @@ BIN := .venv/bin
 SPECS = $(sort $(wildcard specs/*.yaml))
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help venv demo test lint test-gpu audit test-asan test-triton golden generated docs wheel clean
+.PHONY: help venv demo test lint test-gpu gpu-check audit test-asan test-triton golden generated docs wheel clean
 
 help:
 	@echo "make demo         build specs/sigmoid.yaml, verify the op, show what was made"
 	@echo "make test         linter, types, import layers, tests, and generated/ against specs/"
 	@echo "make test-gpu     the tests that need a GPU, on some ops; GPU_TESTS=--all-specs runs all of them"
+	@echo "make gpu-check    those tests in parallel processes and a bench, with time bounds; into OUT=build/gpu"
 	@echo "make audit        every shipped op's machine code for sm_90, into benchmarks/results/"
 	@echo "make test-asan    the native kernels' tests under AddressSanitizer and UBSan"
 	@echo "make test-triton VERSION=3.6.0   the tests of kernels and of their tools under another Triton"
@@ -45,6 +46,9 @@ test: lint
 
 test-gpu: venv
 	$(PYTEST) -m gpu $(GPU_TESTS)
+
+gpu-check: venv
+	$(BIN)/python benchmarks/on_gpu.py --out $(or $(OUT),build/gpu) check:9 compile:2 kernels:7
 
 audit: venv
 	$(BIN)/python benchmarks/audit_specs.py

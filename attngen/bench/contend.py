@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from attngen import ir
 from attngen.bench.grid import Cell, Direction
 from attngen.bench.peer import Attention, Layout, Peer, Task, Unsupported, setting
 from attngen.bench.record import Result
+from attngen.bench.subject import Benched
 from attngen.verify.blockwise import one_head
 from attngen.verify.case import Form
 from attngen.verify.draw import draw
@@ -37,11 +37,15 @@ class Ready:
     result: Result  # all but the times
 
 
-def task_of(cell: Cell, normalizer: ir.Normalizer, op: Callable[..., Tensor], device: str) -> Task:
-    """Draw the cell's tensors. Inputs that have a default are left out."""
+def task_of(cell: Cell, benched: Benched, device: str) -> Task:
+    """Draw the cell's tensors, where they are wanted: a GPU should not wait for a CPU. Inputs with a default are left
+    out.
+    """
     omitted: Form = "omitted"
+    normalizer = benched.normalizer
     forms = tuple((source.name, omitted) for source in normalizer.inputs if source.default is not None)
-    return Task(cell, normalizer, op, draw(replace(cell.case, forms=forms), normalizer, device), device)
+    drawn = draw(replace(cell.case, forms=forms), normalizer, device, drawn_on=device)
+    return Task(cell, benched.spec, normalizer, benched.op, drawn, device)
 
 
 def expected(task: Task) -> Results:

@@ -64,7 +64,7 @@ def main(text: str) -> None:
     found = subject(given["spec"])
     cell = Cell(found.normalizer.name, case_of(given["case"]), given["direction"], "memory")
     (peer,) = (peer for peer in peers_for("cpu", quick=False) if peer.name == given["peer"])
-    entered = enter(peer, task_of(cell, found.normalizer, found.op, "cpu"), exact=None)
+    entered = enter(peer, task_of(cell, found, "cpu"), exact=None)
     result, peak = (entered.result, growth(entered.run)) if isinstance(entered, Ready) else (entered, None)
     answer = {"status": result.status, "reason": result.reason, "note": result.note, "peak_bytes": peak}
     print(json.dumps(answer))

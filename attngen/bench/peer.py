@@ -29,9 +29,10 @@ class Unsupported(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A cell with its normalizer, the op to be called, and the tensors that all peers get."""
+    """A cell with its spec and what it means, the op to be called, and the tensors that all peers get."""
 
     cell: Cell
+    spec: str  # as the user named it
     normalizer: ir.Normalizer
     op: Callable[..., Tensor]
     drawn: Drawn

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attngen.bench.flex import flex
+from attngen.bench.hopper import HOPPER, for_hopper
 from attngen.bench.peer import Attention, Peer, Task, need, setting
 from attngen.bench.written_out import written_out
 
@@ -45,7 +46,7 @@ def peers_for(device: str, quick: bool) -> tuple[Peer, ...]:
         flexes.append(Peer("FlexAttention max-autotune", partial(flex, {}, "max-autotune-no-cudagraphs")))
     others = (Peer("triton-sigmoid", _triton_sigmoid), Peer("adasplash", _adasplash), Peer("flash-attn 3", _flash_3),
               Peer("flash-attn 2", _flash_2))  # fmt: skip
-    return (*ours, *sdpa, *flexes, *others, *written)
+    return (*ours, Peer(HOPPER, for_hopper), *sdpa, *flexes, *others, *written)
 
 
 _SDPA = {"cuDNN": "CUDNN_ATTENTION", "flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "math": "MATH"}

@@ -125,7 +125,7 @@ def _measured(
 
 
 def _raced(plan: Plan, benched: Benched, cell: Cell, peers: tuple[Peer, ...], watch: Stopwatch) -> Iterator[Result]:
-    task = task_of(cell, benched.normalizer, benched.op, plan.device)
+    task = task_of(cell, benched, plan.device)
     exact = expected(task)
     entered = {peer.name: enter(peer, task, exact) for peer in peers}
     runs = {name: ready.run for name, ready in entered.items() if isinstance(ready, Ready)}

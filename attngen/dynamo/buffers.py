@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._dynamo import config
+from torch._dynamo.guards import GuardManagerType
 from torch._guards import Guard, TracingContext
 
 from attngen.dynamo.bands import Diagonals, diagonals_of
@@ -100,8 +101,14 @@ def count_on(nodes: Iterable[fx.Node]) -> None:
 
 def _guard(buffer: Buffer) -> Callable[[Any, Guard], None]:
     def keeps_its_contents(builder: Any, guard: Guard) -> None:
+        """A guard of what is read from the tensor. Those of the tensor itself are skipped while the dictionaries on the
+        way to it are the same, and its contents are none of their business.
+        """
+        held = builder.get_guard_manager(guard).lambda_manager(
+            buffer.holds, f"{guard.name} is the mask that it was", True, GuardManagerType.GUARD_MANAGER
+        )
         code = ["attngen: a mask among the buffers has the contents that the graph was compiled for"]
-        builder.get_guard_manager(guard).add_lambda_guard(buffer.holds, code, guard.user_stack)
+        held.add_lambda_guard(bool, code, guard.user_stack)
 
     return keeps_its_contents
 

@@ -15,6 +15,8 @@ LAYOUT = {
     "flatten", "unflatten", "to", "float", "half", "bfloat16", "double", "type_as", "getattr", "getitem", "swapaxes",
     "t", "view_as", "movedim", "chunk", "split", "unbind", "repeat_interleave", "size",
 }  # fmt: skip
+# What the Dynamo of torch 2.11 makes of `x == 0` and `abs(x)`; later ones have a function there.
+_METHODS = {"__eq__": "eq", "__abs__": "abs"}
 
 
 class NotLifted(Exception):
@@ -28,7 +30,7 @@ class NotAttention(NotLifted):
 def name_of(node: fx.Node) -> str:
     """The name "matmul" for torch.matmul, operator.matmul and Tensor.matmul alike; empty for inputs and outputs."""
     if node.op == "call_method":
-        return str(node.target)
+        return _METHODS.get(str(node.target), str(node.target))
     return str(getattr(node.target, "__name__", "")) if node.op == "call_function" else ""
 
 

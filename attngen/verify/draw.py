@@ -1,6 +1,7 @@
 """From a case to its tensors: values from the seed, in the case's dtype, form and layout, on the device asked for.
 
-The values are drawn on the CPU, so that a case means the same everywhere. Nothing here knows what an op computes.
+The values are drawn on the CPU, so that a case means the same everywhere; large cases, which nobody replays, may be
+drawn where they are wanted. Nothing here knows what an op computes.
 """
 
 from dataclasses import dataclass, replace
@@ -34,13 +35,13 @@ class Drawn:
         return replace(self, operands=new)
 
 
-def draw(case: Case, normalizer: ir.Normalizer, device: str) -> Drawn:
+def draw(case: Case, normalizer: ir.Normalizer, device: str, drawn_on: str = "cpu") -> Drawn:
     """The tensors of a case: query, key, value, output gradient, and every input that its form doesn't leave out."""
     dtype = getattr(torch, case.dtype)
-    generator = torch.Generator().manual_seed(case.seed)
+    generator = torch.Generator(drawn_on).manual_seed(case.seed)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
+        return torch.randn(shape, generator=generator, dtype=torch.float64, device=drawn_on)
 
     query = case.gain * normal(case.batch, case.heads, case.n_q, case.d)
     key = normal(case.batch, case.kv_heads, case.n_k, case.d)

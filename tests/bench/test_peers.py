@@ -17,6 +17,7 @@ from attngen.bench.flex import emulation_of
 from attngen.bench.grid import Cell, Direction
 from attngen.bench.peer import Peer, Task, Unsupported, formula_of
 from attngen.bench.peers import peers_for
+from attngen.bench.subject import Benched
 from attngen.bench.written_out import written_out
 from attngen.spec.lower import read_spec
 from attngen.verify.case import Case
@@ -35,7 +36,7 @@ def normalizer(name: str) -> ir.Normalizer:
 def task(name: str, direction: Direction = "forward", **changes: Any) -> Task:
     fields = {name: getattr(SMALL, name) for name in ("batch", "kv_heads", "group", "n_q", "n_k", "d", "d_v")}
     case = Case(**(fields | changes))
-    return task_of(Cell(name, case, direction), normalizer(name), lambda *a, **k: a[0], "cpu")
+    return task_of(Cell(name, case, direction), Benched(name, normalizer(name), lambda *a, **k: a[0]), "cpu")
 
 
 def peer(name: str, device: str = "cpu") -> Peer:
