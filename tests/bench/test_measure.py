@@ -96,9 +96,10 @@ def test_the_clock_of_a_gpu_empties_the_cache_first(monkeypatch: pytest.MonkeyPa
 
     sizes: list[int] = []
     monkeypatch.setattr("torch.cuda.Event", Event)
+    monkeypatch.setattr("torch.cuda._sleep", lambda cycles: log.append("sleep"))
     monkeypatch.setattr("torch.cuda.synchronize", lambda: log.append("wait"))
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda: SimpleNamespace(L2_cache_size=200 * 2**20))
     monkeypatch.setattr("torch.empty", lambda size, **_: sizes.append(size) or Buffer())
     assert clock_for("cuda").time(lambda: log.append("run")) == 0.25
-    assert log == ["flush", "event", "run", "event", "wait"]
+    assert log == ["flush", "sleep", "event", "run", "event", "wait"]
     assert sizes == [400 * 2**20]
