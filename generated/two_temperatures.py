@@ -1086,6 +1086,7 @@ CPP_SOURCE = r"""
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 namespace {
 using Vec = at::vec::Vectorized<float>;
@@ -1308,18 +1309,54 @@ struct Keys {
   int64_t count;
 };
 
-// Memory for `count` elements, gone with the scope.
+// Memory that a thread's calls gave back, for its next ones: pages of fresh memory cost more than they hold.
+class Kept {
+ public:
+  ~Kept() { free_beyond(0); }
+  void* take(int64_t bytes) {
+    const auto same = [&](const auto& block) { return block.first == bytes; };
+    const auto found = std::find_if(blocks_.begin(), blocks_.end(), same);
+    if (found == blocks_.end()) return c10::alloc_cpu(bytes);
+    void* block = found->second;
+    blocks_.erase(found);
+    total_ -= bytes;
+    return block;
+  }
+  void give(void* block, int64_t bytes) {
+    blocks_.emplace_back(bytes, block);
+    total_ += bytes;
+    free_beyond(MOST);
+  }
+
+ private:
+  static constexpr int64_t MOST = int64_t{32} << 20;
+
+  void free_beyond(int64_t most) {  // the oldest first
+    for (; total_ > most; blocks_.erase(blocks_.begin())) {
+      total_ -= blocks_.front().first;
+      c10::free_cpu(blocks_.front().second);
+    }
+  }
+
+  std::vector<std::pair<int64_t, void*>> blocks_;
+  int64_t total_ = 0;
+};
+
+inline thread_local Kept kept;
+
+// Memory for `count` elements, given back with the scope.
 template <class E>
 class Buffer {
  public:
-  explicit Buffer(int64_t count) : start_(static_cast<E*>(c10::alloc_cpu(std::max<int64_t>(count, 1) * sizeof(E)))) {}
-  ~Buffer() { c10::free_cpu(start_); }
+  explicit Buffer(int64_t count) : bytes_(std::max<int64_t>(count, 1) * sizeof(E)), start_(static_cast<E*>(kept.take(bytes_))) {}
+  ~Buffer() { kept.give(start_, bytes_); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   E* at(int64_t place) const { return start_ + place; }
 
  private:
-  E* start_;
+  const int64_t bytes_;
+  E* const start_;
 };
 
 // Each thread takes the next task when it has done one. What a task computes doesn't depend on who does it.
