@@ -1899,13 +1899,16 @@ def _product_type(tensor: Tensor) -> torch.dtype:
     return torch.bfloat16 if narrow else torch.float32
 
 
+_FARTHEST = 1 << 18  # elements between rows: oneDNN's products reach a tile's last row by 32 bits
+
+
 def _operand(tensor: Tensor) -> Tensor:
     """The tensor as the kernels multiply it: channels adjacent, rows apart, in bfloat16 an even number of each."""
     tensor = tensor.to(_product_type(tensor))
     step = 2 if tensor.dtype == torch.bfloat16 else 1
     if tensor.shape[-1] % step:
         return torch.nn.functional.pad(tensor, (0, 1))
-    apart = tensor.stride(-2) >= tensor.shape[-1] and not tensor.stride(-2) % step
+    apart = tensor.shape[-1] <= tensor.stride(-2) <= _FARTHEST and not tensor.stride(-2) % step
     return tensor if tensor.stride(-1) == 1 and apart else tensor.clone(memory_format=torch.contiguous_format)
 
 

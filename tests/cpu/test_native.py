@@ -129,6 +129,13 @@ def test_values_of_tiles_without_support_are_not_read(load: Load, monkeypatch: p
     assert all(bool(x.isfinite().all()) for x in (out, *gradients))
 
 
+def test_rows_that_lie_far_apart(softmax: ModuleType) -> None:
+    """32 MiB between rows: more than the machine code of products can add to an address."""
+    near = torch.randn(1, 1, 3, 8)
+    far = torch.empty(3 << 23).as_strided(near.shape, (0, 0, 1 << 23, 1)).copy_(near)
+    torch.testing.assert_close(softmax.softmax_attention(far, far, far), softmax.softmax_attention(near, near, near))
+
+
 @pytest.mark.parametrize(("dtype", "value_dim"), [(torch.float32, 16), (torch.bfloat16, 7)], ids=["whole", "padded"])
 def test_outputs_may_be_changed_in_place(softmax: ModuleType, dtype: torch.dtype, value_dim: int) -> None:
     """Torch forbids it for a view that a function returns, one of its own buffer too."""
