@@ -98,10 +98,9 @@ def main(rounds: int, models: tuple[str, ...], output: Path | None) -> None:
         if not models or layer.__name__.lower() in models:
             found[layer.__name__.lower()] = result = summary(measure(layer, rounds))
             print(f"{LAYERS} x {layer.__name__}: {result}", flush=True)
-    if output is not None:
-        command = shlex.join(["python", *sys.argv])
-        text = json.dumps({"command": command, "layers": LAYERS, "environment": where, "models": found}, indent=1)
-        output.write_text(f"{text}\n", encoding="utf-8")
+            if output is not None:
+                run = {"command": shlex.join(["python", *sys.argv]), "layers": LAYERS, "environment": where}
+                output.write_text(json.dumps(run | {"models": found}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from attngen.dynamo.report import CompileReport, Replaced, Skipped
 from attngen.dynamo.rewrite import check_sizes, replace
 from attngen.dynamo.spelled import Spelled
 from attngen.dynamo.spelled_out import COMPOSITES, spell_out
-from attngen.dynamo.spelled_parts import SUMS, spell_sum, spell_triangle
+from attngen.dynamo.spelled_parts import SUMS, settle_triangle, spell_sum, spell_triangle
 from attngen.dynamo.unread import unread
 from attngen.dynamo.verdicts import remembered
 from attngen.dynamo.versions import Version, versions
@@ -57,7 +57,7 @@ def _fuse_graph(graph: fx.Graph, report: CompileReport) -> None:
     for node in [n for n in graph.nodes if is_contraction(n)]:
         _try(lambda node=node: _fuse_second(node), node, report, unlikely)  # type: ignore[misc]
     for triangle in triangles:
-        triangle.settle()
+        settle_triangle(triangle)
     for node, why in unread(graph):
         if not any(entry.where == place_of(node) for entry in report.skipped[told:]):
             _skip(report, place_of(node), unlikely.get(node, why))

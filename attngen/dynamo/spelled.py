@@ -64,14 +64,6 @@ class Spelled:
         """Let the old node go, and of the new ones those that the fused op has made useless."""
         self._erase([*self.nodes, self.node, *([self.replaced] if self.replaced is not self.node else [])])
 
-    def settle(self) -> None:
-        """Let the old node go if something has been made of the new ones, else bring it back."""
-        assert self.output is not None
-        if self.output._erased:
-            self.take_over()
-        else:
-            self.remove()
-
     @staticmethod
     def _erase(nodes: list[fx.Node]) -> None:
         for node in reversed(nodes):

@@ -40,8 +40,19 @@ def spell_triangle(node: fx.Node) -> Spelled | None:
     spelled = Spelled(node, node)
     try:
         return guarded(spelled, lambda: _triangle(spelled))
-    except NotLifted:
+    except Exception:  # whatever the call may look like: then it is none that is known
         return None
+
+
+def settle_triangle(spelled: Spelled) -> None:
+    """Let the old node go if its triangle was fused; else bring it back, of what the tensor has become by now."""
+    assert spelled.output is not None
+    if spelled.output._erased:
+        spelled.take_over()
+        return
+    (_, *further), named = spelled.given
+    spelled.given = ((spelled.output.args[1], *further), named)
+    spelled.remove()
 
 
 def _triangle(spelled: Spelled) -> fx.Node:

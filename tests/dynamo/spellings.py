@@ -386,6 +386,7 @@ UNUSUAL: dict[str, Function] = {
     "unit rows": lambda q, k, v: F.normalize(F.softplus(scores(q, k)), dim=-1) @ v,
     "relu in place": lambda q, k, v: F.relu(scores(q, k) / KEYS, inplace=True).square() @ v,
     "triangle of the scores": lambda q, k, v: scores(q, k).tril() @ v,
+    "triangle of the output": lambda q, k, v: torch.tril(scores(q, k).softmax(-1) @ v, -1),
     "causal linear": lambda q, k, v: (scores(q, k) * causal_mask(ROWS, KEYS)) @ v,
     "sum of two": lambda q, k, v: (scores(q, k).softmax(-1) + 0.1 * scores(q, k).sigmoid()) @ v,
 }
