@@ -234,8 +234,14 @@ def _shared_exponent(exponents: list[Sym]) -> Sym:
 def derivative(expr: Sym, variable: Sym) -> Sym:
     """d expr / d variable. At a zero of their base powers count as flat: see `power`."""
     found = (p for p in expr.atoms(sp.Pow) if p.base is not sp.E)
-    powers = {p: power(*p.args) for p in found if variable in p.exp.free_symbols or power.is_steep(*p.args)}
+    powers = {p: power(*p.args) for p in found if _needs_care(p, variable)}
     return _absorbed(sp.diff(expr.xreplace(powers), variable).replace(power, sp.Pow))
+
+
+def _needs_care(found: Sym, variable: Sym) -> bool:
+    """By sympy's rule the slope of b ** e is e b ** e / b, and 1 / b is infinite where an exponential b underflows."""
+    by_formula = not found.exp.is_Number and (variable in found.exp.free_symbols or found.base.has(exp))
+    return by_formula or power.is_steep(*found.args)
 
 
 def _absorbed(expr: Sym) -> Sym:

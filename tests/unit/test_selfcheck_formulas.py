@@ -84,6 +84,12 @@ WITH_INPUTS = {
     "norm of an unknown sign": spec(
         "a ** p / (sum(a ** p) ** (1 / p) + 1e-3)", inputs={"p": HEAD}, a="relu(s) / (amax(s) - amin(s) + 1e-3)"
     ),
+    "power of a centred score": spec(
+        "p ** (1 + sigmoid(-sum(p * log(p + 1e-6))))",
+        inputs={"a": KEY},
+        c="exp((0.2 + a ** 2) * (s - mean(s)))",
+        p="c / sum(c)",
+    ),
     "temperature": spec(SOFTMAX, score="scale * qk * exp(tau)", inputs={"tau": ROW}),
     "sink": spec("exp(s) / (exp(sink) + sum(exp(s)))", inputs={"sink": ROW}),
     "slope": spec(SOFTMAX, score="scale * qk - slope * abs(i - j)", inputs={"slope": HEAD}),
