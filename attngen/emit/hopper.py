@@ -76,23 +76,33 @@ def hopper_text(forward: ForwardText, backward: KeyText | None) -> HopperText:
     """Both are what printers for Hopper made of a plan that is served."""
     backward = backward if backward and _fits_beside_gradients(backward.main) else None
     used = _used(backward) if backward else ()
-    return HopperText(
-        forward, _walks(forward.passes), backward, used, _types(forward), _tiles(forward), HOPPER_BACKWARD, LOG1P_SHORT
-    )
+    uniform = tuple(a for a in forward.passes[-1].accumulators if _is_uniform(a, forward.passes[-1]))
+    walks, types, tiles = _walks(forward.passes, uniform), _types(forward, uniform), _tiles(forward, uniform)
+    early = {use for this in forward.passes for use in this.uses.inputs}
+    late = tuple(use for use in forward.kernel.inputs if use not in early)
+    return HopperText(forward, walks, uniform, late, backward, used, types, tiles, HOPPER_BACKWARD, LOG1P_SHORT)
 
 
-def _tiles(forward: ForwardText) -> tuple[HopperTile, ...]:
-    if len(forward.output.terms) > 1:
+def _is_uniform(accumulator: AccumulatorText, this: PassText) -> bool:
+    """Whether its weight is the same for all pairs."""
+    varying = {"j", *(f"{use.name}_in" for use in this.uses.inputs if use.level == "key")}
+    varying |= {*_computed(this.before), *_computed(this.after)}
+    return accumulator.by_columns and varying.isdisjoint(_WORD.findall(accumulator.column))
+
+
+def _tiles(forward: ForwardText, uniform: tuple[AccumulatorText, ...]) -> tuple[HopperTile, ...]:
+    if len(forward.output.terms) - len(uniform) > 1:
         return HOPPER_SHORT
     return HOPPER_WIDE if len(forward.passes) == 1 and _is_light(forward.passes[0]) else HOPPER_NARROW
 
 
-def _walks(passes: tuple[PassText, ...]) -> tuple[HopperWalk, ...]:
+def _walks(passes: tuple[PassText, ...], uniform: tuple[AccumulatorText, ...]) -> tuple[HopperWalk, ...]:
     walks: list[HopperWalk] = []
     left: tuple[str, ...] = ()
     for number, this in enumerate(passes, start=1):
         name = "weights" if number == len(passes) else f"statistics{number}"
-        walks.append(_walk(this, name, left))
+        products = tuple(a for a in this.accumulators if a not in uniform)
+        walks.append(_walk(replace(this, accumulators=products), name, left))
         left += (*walks[-1].state, *_computed(this.statistics))
     return tuple(walks)
 
@@ -123,7 +133,8 @@ def _products(accumulators: tuple[AccumulatorText, ...]) -> tuple[HopperProduct,
 
 def _is_light(this: PassText) -> bool:
     """Whether the registers hold a tile of 128 keys beside what its formulas need."""
-    bodies = {carry.body for carry in this.carries} | {accumulator.body for accumulator in this.accumulators}
+    products = [accumulator for accumulator in this.accumulators if not _is_uniform(accumulator, this)]
+    bodies = {carry.body for carry in this.carries} | {accumulator.body for accumulator in products}
     keys = any(use.level == "key" for use in this.uses.inputs)
     text = "\n".join(this.before + this.after)
     beside_logistic = "_logistic2_shared" in text and text.count("qk") > 1  # the scores wait for their reciprocals
@@ -160,8 +171,8 @@ def _used(backward: KeyText) -> tuple[str, ...]:
     return tuple(word for word in dict.fromkeys(words) if word not in known)
 
 
-def _types(forward: ForwardText) -> tuple[str, ...]:
+def _types(forward: ForwardText, uniform: tuple[AccumulatorText, ...]) -> tuple[str, ...]:
     """Weights that are divided at the end, and that no pivot bounds until then, may leave float16's range."""
     pairs = zip(forward.passes[-1].accumulators, forward.output.terms, strict=True)
-    bounded = all(accumulator.rescale is not None or term.factor == "1.0" for accumulator, term in pairs)
+    bounded = all(a in uniform or a.rescale is not None or term.factor == "1.0" for a, term in pairs)
     return ("bfloat16", "float16") if bounded else ("bfloat16",)

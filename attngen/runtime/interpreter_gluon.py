@@ -21,8 +21,11 @@ from attngen.runtime.hopper_schedule import Schedule
 from attngen.runtime.interpreter_precision import decode
 from attngen.runtime.replaced import replaced
 
-_TORCH = {tl.bfloat16: torch.bfloat16, tl.float16: torch.float16}
+_TORCH = {tl.bfloat16: torch.bfloat16, tl.float16: torch.float16, tl.float32: torch.float32}
 _TRITON = {dtype: name for name, dtype in _TORCH.items()}
+
+
+_LAYOUTS = ("BlockedLayout", "DotOperandLayout", "NVMMADistributedLayout", "SliceLayout", "SwizzledSharedLayout")
 
 
 class RaceError(RuntimeError):
@@ -52,6 +55,14 @@ class Shared:
 
     def permute(self, order: Any) -> "Shared":
         return Shared(self.data.permute(*order), self.dirty)
+
+    def slice(self, first: Any, length: int) -> "Shared":
+        return Shared(self.data[int(first) : int(first) + int(length)], self.dirty)
+
+    def load(self, layout: Any) -> Any:
+        """As it is now, in float32, whatever may still be on its way."""
+        value = self.data.float().numpy().copy()
+        return tl.core.tensor(TensorHandle(value, tl.float32), tl.block_type(tl.float32, list(value.shape)))
 
     def store(self, value: Any) -> None:
         self.data.copy_(torch.from_numpy(decode(value.handle)))
@@ -231,7 +242,7 @@ class Emulation:
             zeros=lambda shape, dtype, layout: tl.full(shape, 0.0, dtype),
             convert_layout=lambda tensor, layout: tensor,
             NVMMASharedLayout=SimpleNamespace(get_default_for=lambda shape, dtype: None),
-            **dict.fromkeys(("NVMMADistributedLayout", "SliceLayout", "DotOperandLayout"), lambda *a, **k: None),
+            **dict.fromkeys(_LAYOUTS, lambda *a, **k: None),
         )
 
     def names(self) -> dict[str, Any]:

@@ -63,6 +63,8 @@ LIMITS = {
     ("softplus_l1", 64): (880, 1.04, 0.9),
     ("softplus_l1", 128): (880, 1.04, 0.9),
     ("alibi", 128): (1000, 1.1, 0.75),  # positions and slopes beside the scores: half the keys per tile
+    ("affine_scaled", 64): (470, 1.04, 0.55),  # the warpgroup that loads sums up the values that all rows see
+    ("affine_scaled", 128): (510, 1.04, 0.9),
     ("t_softmax", 128): (830, 1.1, 0.9),  # the last of two walks
     ("two_temperatures", 128): (1850, 2.3, 0.5),  # two accumulators: a quarter of the keys per tile
 }

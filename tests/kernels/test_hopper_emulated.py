@@ -59,10 +59,11 @@ def emulated(built: Compilation, call: Callable[[], Tensor], seed: int) -> Tenso
     return found
 
 
-# a maximum; shared reciprocals; positions; inputs of keys; two sums with one maximum; two walks; two accumulators
+# a maximum; shared reciprocals; positions; inputs of keys; two sums with one maximum; two walks; two
+# accumulators, of products or of one and of sums
 @pytest.mark.parametrize("case", CASES, ids=Case.to_json)
 @pytest.mark.parametrize(
-    "name", ["softmax", "sigmoid", "alibi", "forgetting", "retention", "t_softmax", "two_temperatures"]
+    "name", ["affine_scaled", "alibi", "forgetting", "retention", "sigmoid", "softmax", "t_softmax", "two_temperatures"]
 )
 def test_output(name: str, case: Case) -> None:
     assert error_of(compilation(name), case) <= 1
@@ -140,6 +141,15 @@ MUTANTS = {
 }
 
 
+# The same of sums of values.
+SUMS_MUTANTS = {
+    "values to be summed up are not there": ("mbarrier.wait(v_full.index(slot), (tile // SLOTS) & 1)\n    v =",
+                                             "v ="),
+    "sums are not there": ("mbarrier.wait(sums_full.index(0), 0)", "pass"),
+    "values at edges are not brought again": ("v_full, tiles + tile, seen", "v_full, tile, seen"),
+    "a slot is kept": ("mbarrier.arrive(v_empty.index((tiles - 1) % SLOTS), count=1)", "pass"),
+}  # fmt: skip
+
 # The same of several walks.
 WALKS_MUTANTS = {
     "the producer counts each walk from zero": ("first_key, before + tile, k_full", "first_key, tile, k_full"),
@@ -157,20 +167,28 @@ BACKWARD_MUTANTS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "mistake"), [("softmax", mistake) for mistake in MUTANTS] + [("t_softmax", m) for m in WALKS_MUTANTS]
+    ("name", "mistake"),
+    [
+        *(("softmax", mistake) for mistake in MUTANTS),
+        *(("t_softmax", mistake) for mistake in WALKS_MUTANTS),
+        *(("affine_scaled", mistake) for mistake in SUMS_MUTANTS),
+    ],
 )
 def test_mistakes_in_the_protocol_show(name: str, mistake: str) -> None:
-    built, (right, wrong) = compilation(name), (MUTANTS | WALKS_MUTANTS)[mistake]
+    built, (right, wrong) = compilation(name), (MUTANTS | WALKS_MUTANTS | SUMS_MUTANTS)[mistake]
     assert built.source.count(right) == 1
-    mutant, case = replace(built, source=built.source.replace(right, wrong)), replace(CAUSAL, n_k=900, is_causal=False)
+    mutant = replace(built, source=built.source.replace(right, wrong))
 
-    def shows(seed: int) -> bool:
+    def shows(case: Case, seed: int) -> bool:
         try:
             return error_of(mutant, case, seed) > 1
         except Exception as error:
             return "RaceError" in str(error) or "DeadlockError" in str(error)
 
-    assert any(map(shows, range(5)))
+    cases = [replace(CAUSAL, n_k=900, is_causal=False)]
+    if mistake in SUMS_MUTANTS:  # whole tiles alone, and tiles at edges alone
+        cases = [replace(CAUSAL, n_q=64, n_k=896, is_causal=False), replace(CASES[3], n_q=256)]
+    assert any(shows(case, seed) for seed in range(5) for case in cases)
 
 
 @pytest.mark.parametrize("mistake", BACKWARD_MUTANTS)
