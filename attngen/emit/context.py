@@ -179,13 +179,13 @@ class HopperWalk:
 @dataclass(frozen=True, slots=True)
 class HopperText:
     """The kernels for Hopper. `uniform`: accumulators whose weight is the same for all pairs, which need no product.
-    `late`: inputs that the output alone needs. `types`: torch's names of the types of query, key and value that are
+    `late`: what the output alone needs. `types`: torch's names of the types of query, key and value that are
     served. There is no kernel for backwards of more than five products."""
 
     forward: ForwardText
     walks: tuple[HopperWalk, ...]
     uniform: tuple[AccumulatorText, ...]
-    late: tuple[InputUse, ...]
+    late: KernelUse
     backward: KeyText | None
     given_backward: tuple[str, ...]
     types: tuple[str, ...]

@@ -12,7 +12,7 @@ from typing import Literal
 
 from attngen import ir
 from attngen.emit.configs import HOPPER_BACKWARD, HOPPER_NARROW, HOPPER_SHORT, HOPPER_WIDE, HopperTile
-from attngen.emit.context import ForwardText, HopperProduct, HopperText, HopperWalk, KeyText, Section
+from attngen.emit.context import ForwardText, HopperProduct, HopperText, HopperWalk, KernelUse, KeyText, Section
 from attngen.emit.printers import HOPPER
 from attngen.emit.statements import OVER_KEYS, AccumulatorText, PassText, Scribe
 from attngen.schedule import OpPlan
@@ -78,9 +78,15 @@ def hopper_text(forward: ForwardText, backward: KeyText | None) -> HopperText:
     used = _used(backward) if backward else ()
     uniform = tuple(a for a in forward.passes[-1].accumulators if _is_uniform(a, forward.passes[-1]))
     walks, types, tiles = _walks(forward.passes, uniform), _types(forward, uniform), _tiles(forward, uniform)
-    early = {use for this in forward.passes for use in this.uses.inputs}
-    late = tuple(use for use in forward.kernel.inputs if use not in early)
+    late = _beyond(forward.kernel, forward.passes)
     return HopperText(forward, walks, uniform, late, backward, used, types, tiles, HOPPER_BACKWARD, LOG1P_SHORT)
+
+
+def _beyond(kernel: KernelUse, passes: tuple[PassText, ...]) -> KernelUse:
+    """What a kernel uses behind its passes alone."""
+    inputs = {use for this in passes for use in this.uses.inputs}
+    builtins = frozenset().union(*(this.uses.builtins for this in passes))
+    return KernelUse(tuple(use for use in kernel.inputs if use not in inputs), kernel.builtins - builtins)
 
 
 def _is_uniform(accumulator: AccumulatorText, this: PassText) -> bool:
