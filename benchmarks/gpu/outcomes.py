@@ -98,7 +98,7 @@ class Outcomes:
 
 
 def _is_final(outcome: dict[str, Any]) -> bool:
-    return outcome["outcome"] != LEFT_OUT
+    return outcome["outcome"] not in ("skipped", LEFT_OUT)  # another machine may have what a test lacked
 
 
 def _outcome(test: str, reports: list[pytest.TestReport], seconds: float) -> dict[str, Any]:
