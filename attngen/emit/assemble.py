@@ -15,7 +15,15 @@ from attngen.emit import glossary as gl
 from attngen.emit.channels import last_step, output_gradient
 from attngen.emit.configs import NATIVE_TILES, configs
 from attngen.emit.cpp import assemble_cpp
-from attngen.emit.hopper import Target, has_five_products, hopper_text, is_served, without_support
+from attngen.emit.hopper import (
+    Target,
+    has_five_products,
+    hopper_text,
+    is_served,
+    without_input_gradients,
+    without_support,
+)
+from attngen.emit.hopper_backward import backward_text
 from attngen.emit.printers import HOPPER, HOPPER_TRANSPOSED, TORCH, TRITON, TRITON_FORWARD, TRITON_TRANSPOSED, Printer
 from attngen.emit.statements import (
     OVER_KEYS,
@@ -113,9 +121,11 @@ class _Assembly:
         return f"{name}_forward", f"{name}_backward_query", f"{name}_backward_key", *pairs, *hopper
 
     def hopper_text(self) -> ct.HopperText:
-        plain = _Assembly(without_support(self.plan))
-        backward = plain.key(HOPPER_TRANSPOSED) if has_five_products(self.plan) else None
-        return hopper_text(plain.forward(HOPPER), backward)
+        forward = _Assembly(without_support(self.plan)).forward(HOPPER)
+        if not has_five_products(self.plan):
+            return hopper_text(forward, None)
+        key = _Assembly(without_input_gradients(without_support(self.plan))).key(HOPPER_TRANSPOSED)
+        return hopper_text(forward, backward_text(key, self.backward.dp, [value.name for value in self.row_values()]))
 
     def products(self) -> tuple[ct.Product, ...]:
         saved = (*self.plan.saved_rows, *self.plan.saved_accumulators)

@@ -202,5 +202,5 @@ HOPPER_WIDE = (HopperTile(64, 64, 128, 3, 4), HopperTile(128, 64, 128, 2, 2))
 HOPPER_NARROW = (HopperTile(64, 64, 64, 4, 4), HopperTile(128, 64, 64, 4, 2))
 # Several accumulators: what they leave of the registers holds half the scores.
 HOPPER_SHORT = (HopperTile(64, 64, 64, 4, 4), HopperTile(128, 64, 32, 8, 2))
-# With 128 channels a warpgroup's registers don't hold dK, dV, a share of dQ and a tile.
-HOPPER_BACKWARD = (HopperTile(64, 64, 64, 3, 4),)
+# Twice as many queries spill at head dim 64 already.
+HOPPER_BACKWARD = (HopperTile(64, 64, 64, 3, 4), HopperTile(128, 64, 64, 2, 2))

@@ -177,6 +177,36 @@ class HopperWalk:
 
 
 @dataclass(frozen=True, slots=True)
+class TileStep:
+    """Formulas of a tile: the vectors of rows that they read, what else they take from outside, lines, and a result."""
+
+    rows: tuple[str, ...]
+    given: tuple[str, ...]
+    lines: tuple[str, ...]
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
+class HopperBackward:
+    """The backward kernel for Hopper.
+
+    The warpgroup that loads reads `row_inputs` and `row_values`, and computes `before_rows`, `rows` and from them
+    `through`, which are vectors of rows that the others get. `weights` come before the second product is there,
+    `gradients` after; they read `kept` of what those computed.
+    """
+
+    key: KeyText
+    before_rows: tuple[str, ...]
+    row_inputs: tuple[InputUse, ...]
+    row_values: tuple[str, ...]
+    rows: tuple[str, ...]
+    through: tuple[str, ...]
+    weights: TileStep
+    gradients: TileStep
+    kept: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class HopperText:
     """The kernels for Hopper. `uniform`: accumulators whose weight is the same for all pairs, which need no product.
     `late`: what the output alone needs. `types`: torch's names of the types of query, key and value that are
@@ -186,8 +216,7 @@ class HopperText:
     walks: tuple[HopperWalk, ...]
     uniform: tuple[AccumulatorText, ...]
     late: KernelUse
-    backward: KeyText | None
-    given_backward: tuple[str, ...]
+    backward: HopperBackward | None
     types: tuple[str, ...]
     tiles: tuple[HopperTile, ...]
     backward_tiles: tuple[HopperTile, ...]

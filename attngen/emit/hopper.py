@@ -12,15 +12,15 @@ from typing import Literal
 
 from attngen import ir
 from attngen.emit.configs import HOPPER_BACKWARD, HOPPER_NARROW, HOPPER_SHORT, HOPPER_WIDE, HopperTile
-from attngen.emit.context import ForwardText, HopperProduct, HopperText, HopperWalk, KernelUse, KeyText, Section
+from attngen.emit.context import ForwardText, HopperBackward, HopperProduct, HopperText, HopperWalk, KernelUse
+from attngen.emit.hopper_backward import fits
 from attngen.emit.printers import HOPPER
 from attngen.emit.statements import OVER_KEYS, AccumulatorText, PassText, Scribe
 from attngen.schedule import OpPlan
 
 # Formulas of more lines don't fit into the registers beside the scores and the output, with 64 keys or 128.
-MOST_LINES, MOST_LINES_OF_WIDE_TILES, MOST_LINES_OF_BACKWARDS = 6, 3, 3
+MOST_LINES, MOST_LINES_OF_WIDE_TILES = 6, 3
 _WORD = re.compile(r"(?<![.\w])[a-z]\w*(?![\w(])")
-_LIGHT_FUNCTIONS = {"tl.exp2", "tl.maximum", "_logistic2_shared", "_square"}
 
 Target = Literal["any", "hopper"]  # what a module is built for: every device alike, or Hopper's own kernels as well
 
@@ -69,17 +69,29 @@ def has_five_products(plan: OpPlan) -> bool:
     """
     backward = plan.analysis.backward
     from_delta = set(plan.handed_over) <= {backward.delta} and not backward.products
-    return from_delta and not plan.key_gradients and plan.deferred is None
+    return from_delta and plan.deferred is None
 
 
-def hopper_text(forward: ForwardText, backward: KeyText | None) -> HopperText:
-    """Both are what printers for Hopper made of a plan that is served."""
-    backward = backward if backward and _fits_beside_gradients(backward.main) else None
-    used = _used(backward) if backward else ()
+def without_input_gradients(plan: OpPlan) -> OpPlan:
+    """The plan of calls that want gradients of query, key and value alone."""
+    return replace(plan, row_gradients=(), key_gradients=(), pair_gradients=())
+
+
+def hopper_text(forward: ForwardText, backward: HopperBackward | None) -> HopperText:
+    """Both are what printers for Hopper made of a plan that is served. A backward that doesn't fit is left out."""
     uniform = tuple(a for a in forward.passes[-1].accumulators if _is_uniform(a, forward.passes[-1]))
-    walks, types, tiles = _walks(forward.passes, uniform), _types(forward, uniform), _tiles(forward, uniform)
-    late = _beyond(forward.kernel, forward.passes)
-    return HopperText(forward, walks, uniform, late, backward, used, types, tiles, HOPPER_BACKWARD, LOG1P_SHORT)
+    backward_tiles = tuple(tile for tile in HOPPER_BACKWARD if backward and fits(backward, tile.width))
+    return HopperText(
+        forward=forward,
+        walks=_walks(forward.passes, uniform),
+        uniform=uniform,
+        late=_beyond(forward.kernel, forward.passes),
+        backward=backward if backward_tiles else None,
+        types=_types(forward, uniform),
+        tiles=_tiles(forward, uniform),
+        backward_tiles=backward_tiles,
+        log1p_polynomial=LOG1P_SHORT,
+    )
 
 
 def _beyond(kernel: KernelUse, passes: tuple[PassText, ...]) -> KernelUse:
@@ -147,14 +159,6 @@ def _is_light(this: PassText) -> bool:
     return _lines(this) <= MOST_LINES_OF_WIDE_TILES and len(bodies) == 1 and not keys and not beside_logistic
 
 
-def _fits_beside_gradients(main: Section) -> bool:
-    """Whether the registers hold dK and dV and, of every score, what its formulas need."""
-    functions = set(re.findall(r"[\w.]+(?=\()", "\n".join(main.inner)))
-    varying = [use for use in main.uses.inputs if use.level != "uniform"]
-    in_registers = functions <= _LIGHT_FUNCTIONS and main.uses.builtins.isdisjoint({"i", "j", "n"})
-    return in_registers and len(main.inner) <= MOST_LINES_OF_BACKWARDS and not varying
-
-
 def _given(this: PassText, left: tuple[str, ...]) -> tuple[str, ...]:
     sizes = {"d": "head_dim", "n_q": "query_count", "n_k": "key_count", "scale": "scale", "i": "i", "n": "n"}
     names = [text for name, text in sizes.items() if name in this.uses.builtins]
@@ -167,14 +171,6 @@ def _given(this: PassText, left: tuple[str, ...]) -> tuple[str, ...]:
 
 def _computed(lines: Iterable[str]) -> tuple[str, ...]:
     return tuple(line.split(" = ", 1)[0] for line in lines)
-
-
-def _used(backward: KeyText) -> tuple[str, ...]:
-    """What the lines of a tile read beside its products, and don't compute themselves."""
-    main = backward.main
-    known = {*_computed(main.inner), "qk", "LOG2E", "SHARED", "tl", "float32", "float"}
-    words = re.findall(r"(?<![.\w])[a-z]\w*(?![\w(])", "\n".join((*main.inner, main.weight, main.dqk)))
-    return tuple(word for word in dict.fromkeys(words) if word not in known)
 
 
 def _types(forward: ForwardText, uniform: tuple[AccumulatorText, ...]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 One partition runs at a time, until it has to wait for a barrier or passes one; then any partition that can go on, or
 any copy that is under way, may be next. A seed is one order of events; it also makes some partitions far quicker than
-others. A program in which nobody can go on is an error, as it would be endless on a GPU.
+others, and copies quick or slow. A program in which nobody can go on is an error, as it would be endless on a GPU.
 """
 
 import random
@@ -32,6 +32,7 @@ class Schedule:
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
+        self._haste_of_copies = self._haste()
         self._back = threading.Event()
         self._partitions: list[_Partition] = []
         self._current: _Partition | None = None
@@ -56,13 +57,16 @@ class Schedule:
 
     def run(self, bodies: list[Callable[[], None]]) -> None:
         """Until all have ended, with all that they began."""
-        self._partitions = [_Partition(body, 10 ** self._random.uniform(-1.5, 1.5)) for body in bodies]
+        self._partitions = [_Partition(body, self._haste()) for body in bodies]
         for partition in self._partitions:
             threading.Thread(target=self._thread, args=(partition,), daemon=True).start()
         while not all(partition.ended for partition in self._partitions):
             self._step([p for p in self._partitions if not p.ended and p.ready()])
         while self.copies:
             self._step([])
+
+    def _haste(self) -> float:
+        return 10 ** self._random.uniform(-1.5, 1.5)
 
     def _thread(self, mine: _Partition) -> None:
         mine.turn.wait()
@@ -77,7 +81,7 @@ class Schedule:
     def _step(self, able: list[_Partition]) -> None:
         if not able and not self.copies:
             raise DeadlockError("every partition waits for another one")
-        chances = [*(partition.haste for partition in able), *(1.0 for _ in self.copies)]
+        chances = [*(partition.haste for partition in able), *(self._haste_of_copies for _ in self.copies)]
         (choice,) = self._random.choices(range(len(chances)), chances)
         if choice >= len(able):
             self.copies.pop(choice - len(able))()

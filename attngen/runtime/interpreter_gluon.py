@@ -7,8 +7,9 @@ flight. Layouts mean nothing, and registers, warps and speed are not modelled.
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,7 @@ from attngen.runtime.replaced import replaced
 
 _TORCH = {tl.bfloat16: torch.bfloat16, tl.float16: torch.float16, tl.float32: torch.float32}
 _TRITON = {dtype: name for name, dtype in _TORCH.items()}
+_LAYOUTS = ("BlockedLayout", "DotOperandLayout", "NVMMADistributedLayout", "SliceLayout", "SwizzledSharedLayout")
 
 
 _LAYOUTS = ("BlockedLayout", "DotOperandLayout", "NVMMADistributedLayout", "SliceLayout", "SwizzledSharedLayout")
@@ -34,10 +36,11 @@ class RaceError(RuntimeError):
 
 @dataclass
 class Shared:
-    """Shared memory: a view of a tensor. `dirty`: where ordinary stores wrote what the copy engine may not see yet."""
+    """Shared memory: a view of a tensor. `written` tells of ordinary stores to the tile that it is, or is a part of."""
 
     data: Tensor
-    dirty: set[int]
+    written: Callable[[int], None]
+    home: int = 0
 
     @property
     def dtype(self) -> Any:
@@ -48,25 +51,29 @@ class Shared:
         return list(self.data.shape)
 
     def index(self, place: Any) -> "Shared":
-        return Shared(self.data[int(place)], self.dirty)
+        tile = self.data[int(place)]
+        return replace(self, data=tile, home=tile.data_ptr())
 
     def reshape(self, shape: Any) -> "Shared":
-        return Shared(self.data.view([int(size) for size in shape]), self.dirty)
+        return replace(self, data=self.data.view([int(size) for size in shape]))
 
     def permute(self, order: Any) -> "Shared":
-        return Shared(self.data.permute(*order), self.dirty)
+        return replace(self, data=self.data.permute(*order))
 
-    def slice(self, first: Any, length: int) -> "Shared":
-        return Shared(self.data[int(first) : int(first) + int(length)], self.dirty)
+    def slice(self, first: Any, length: Any, dim: int = 0) -> "Shared":
+        return replace(self, data=self.data.narrow(dim, int(first), int(length)))
 
     def load(self, layout: Any) -> Any:
         """As it is now, in float32, whatever may still be on its way."""
-        value = self.data.float().numpy().copy()
-        return tl.core.tensor(TensorHandle(value, tl.float32), tl.block_type(tl.float32, list(value.shape)))
+        return _tensor(self.data.float().clone(), tl.float32)
 
     def store(self, value: Any) -> None:
         self.data.copy_(torch.from_numpy(decode(value.handle)))
-        self.dirty.add(self.data.data_ptr())
+        self.written(self.home)
+
+
+def _tensor(value: Tensor, dtype: Any) -> Any:
+    return tl.core.tensor(TensorHandle(value.numpy(), dtype), tl.block_type(dtype, list(value.shape)))
 
 
 @dataclass
@@ -98,10 +105,11 @@ class Barriers:
 
 @dataclass(frozen=True)
 class Descriptor:
-    """What the copy engine knows of a tensor. `block_type` is as kernels read it."""
+    """What the copy engine knows of a tensor; tiles have all columns or some. `block_type` is as kernels read it."""
 
     tensor: Tensor
     rows: int
+    columns: int = 0
     layout: Any = None
 
     @property
@@ -110,14 +118,14 @@ class Descriptor:
 
     @property
     def block_type(self) -> Any:
-        shape = [1, 1, self.rows, self.tensor.shape[-1]]
-        return SimpleNamespace(shape=shape, nbytes=self.rows * self.tensor.shape[-1] * self.tensor.element_size())
+        shape = [1, 1, self.rows, self.columns or self.tensor.shape[-1]]
+        return SimpleNamespace(shape=shape, nbytes=shape[2] * shape[3] * self.tensor.element_size())
 
     def window(self, place: list[Any]) -> tuple[Tensor, int]:
-        """The rows of one head from a place on that exist, and how many they are."""
+        """Those of a tile's rows that exist, and how many they are."""
         batch, head, first, column = map(int, place)
-        assert column == 0, "tiles have all columns"
-        found = self.tensor[batch, head, min(max(first, 0), self.tensor.shape[2]) : max(first + self.rows, 0)]
+        across = slice(column, column + self.block_type.shape[3])
+        found = self.tensor[batch, head, min(max(first, 0), self.tensor.shape[2]) : max(first + self.rows, 0), across]
         return found, found.shape[0]
 
 
@@ -136,7 +144,8 @@ class Emulation:
     def __init__(self, seed: int) -> None:
         self.schedule = Schedule(seed)
         self.flights: dict[int, list[Pending]] = {}  # by partition, in the order in which they were started
-        self.dirty: set[int] = set()
+        self.dirty: dict[int, int] = {}  # tiles that ordinary stores wrote and no fence showed, by partition
+        self.leaving: Counter[int] = Counter()  # by partition, copies from shared memory that are under way
 
     # ------------------------------------------------------------------------------------------------ barriers
 
@@ -170,33 +179,51 @@ class Emulation:
         self.schedule.copies.append(arrive)
 
     def store(self, descriptor: Descriptor, place: list[Any], source: Shared) -> None:
-        if source.data.data_ptr() in source.dirty:
+        self._leave(descriptor, place, source, lambda rows, tile: rows.copy_(tile))
+
+    def add(self, descriptor: Descriptor, place: list[Any], source: Shared) -> None:
+        self._leave(descriptor, place, source, lambda rows, tile: rows.add_(tile))
+
+    def _leave(
+        self, descriptor: Descriptor, place: list[Any], source: Shared, write: Callable[[Tensor, Tensor], Tensor]
+    ) -> None:
+        if source.home in self.dirty:
             raise RaceError("the copy engine reads what it may not see yet: a fence is missing")
         rows, there = descriptor.window(place)
+        partition = self.schedule.current
+        self.leaving[partition] += 1
 
         def leave() -> None:
-            rows.copy_(source.data[0, 0, :there])
+            write(rows, source.data[0, 0, :there])
+            self.leaving[partition] -= 1
 
         self.schedule.copies.append(leave)
 
     def store_wait(self, pendings: int) -> None:
         assert pendings == 0
-        self.schedule.wait(lambda: not self.schedule.copies)
+        partition = self.schedule.current
+        self.schedule.wait(lambda: not self.leaving[partition])
+
+    def write(self, tile: int) -> None:
+        self.dirty[tile] = self.schedule.current
+
+    def fence(self) -> None:
+        """What this partition wrote can be seen from now on."""
+        self.dirty = {tile: writer for tile, writer in self.dirty.items() if writer != self.schedule.current}
 
     # ------------------------------------------------------------------------------------------------ products
 
     def product(self, a: Any, b: Shared, acc: Any, use_acc: bool = True, is_async: bool = False) -> Pending:
         """acc + a b, in float32. `a` is a tensor of the interpreter or shared memory."""
-        if any(x.data.data_ptr() in self.dirty for x in (a, b) if isinstance(x, Shared)):
+        if any(x.home in self.dirty for x in (a, b) if isinstance(x, Shared)):
             raise RaceError("a product reads what it may not see yet: a fence is missing")
         left = a.data if isinstance(a, Shared) else torch.from_numpy(decode(a.handle))
         value = left.float() @ b.data.float()
         if use_acc:
-            value = value + torch.from_numpy(decode(acc.handle))
+            before = acc.result if isinstance(acc, Pending) else acc  # products follow one another
+            value = value + torch.from_numpy(decode(before.handle))
         reads = [b.data, *([a.data] if isinstance(a, Shared) else [])]
-        shape = tl.block_type(tl.float32, list(value.shape))
-        result = tl.core.tensor(TensorHandle(value.numpy(), tl.float32), shape)
-        pending = Pending([(data, data.clone()) for data in reads], result)
+        pending = Pending([(data, data.clone()) for data in reads], _tensor(value, tl.float32))
         self._flights().append(pending)
         self.schedule.wait()
         return pending
@@ -223,7 +250,7 @@ class Emulation:
         sizes = [int(size) for size in shape]
         if dtype is tl.int64:
             return Barriers([Barrier() for _ in range(sizes[0])])
-        return Shared(torch.full(sizes, float("nan"), dtype=_TORCH[dtype]), self.dirty)
+        return Shared(torch.full(sizes, float("nan"), dtype=_TORCH[dtype]), self.write)
 
     def warp_specialize(self, partitions: list[Any], warps: list[int], registers: list[int]) -> None:
         def body(function: Callable[..., None], arguments: tuple[Any, ...]) -> Callable[[], None]:
@@ -255,7 +282,8 @@ class Emulation:
             "tma": SimpleNamespace(store_wait=self.store_wait),
             "_tma_load": self.load,
             "_tma_store": self.store,
-            "fence_async_shared": self.dirty.clear,
+            "_tma_add": self.add,
+            "fence_async_shared": self.fence,
             "warpgroup_mma": self.product,
             "warpgroup_mma_wait": self.product_wait,
             "_descriptor": Descriptor,
@@ -271,5 +299,6 @@ class _Language(SimpleNamespace):
 @contextlib.contextmanager
 def emulating_hopper(module: ModuleType, seed: int = 0) -> Iterator[None]:
     """Within the block, which has to be inside of `interpreting(module)`, the module's kernels for Hopper run."""
-    with replaced(module, Emulation(seed).names()):
+    names = Emulation(seed).names()
+    with replaced(module, {name: names[name] for name in names if hasattr(module, name)}):
         yield

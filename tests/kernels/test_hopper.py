@@ -42,16 +42,20 @@ def needs(name: str, case: Case) -> Resources:
     return row.resources
 
 
-@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
-def test_backward_keeps_its_limits(name: str) -> None:
+# what nothing but weights waits for the second product of; what something else does, at more channels
+@pytest.mark.parametrize(
+    ("name", "head_dim", "hidden"), [("softmax", 64, 0.9), ("softmax", 128, 0.9), ("relu_squared", 128, 0)]
+)
+def test_backward_keeps_its_limits(name: str, head_dim: int, hidden: float) -> None:
     module, normalizer = op(name)
-    launch = partial(launch_kernels, module, normalizer, Case(64), False)
-    _, row = map(row_of, compile_launches(TARGETS["sm_90"], Case(64), launch))
+    launch = partial(launch_kernels, module, normalizer, Case(head_dim), False)
+    _, row = map(row_of, compile_launches(TARGETS["sm_90"], Case(head_dim), launch))
     assert row.kernel == f"{name}_backward_hopper"
     assert row.resources is not None, row.error
     if PINNED:
         assert row.resources.spill_stores <= 8
         assert row.resources.waits_per_product <= 0.25
+        assert row.resources.special_under_products >= hidden
 
 
 # name, head dim -> instructions per 64 x 128 scores, special functions per score, the share of these under a product
