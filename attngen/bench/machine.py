@@ -1,4 +1,4 @@
-"""Where a bench runs, and what its hardware can do at most: names, versions, clocks, a matrix product, a copy.
+"""Where a bench runs, and what its hardware can do at most: names, versions, clocks, matrix products, reading memory.
 
 What the system doesn't tell is left empty. Nothing is changed: no clock is set, no limit is touched.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from attngen.bench.measure import Clock, Run
+from attngen.bench.peak import multiply_adds
 from attngen.bench.record import Ceiling, Environment
 
 _PACKAGES = (
@@ -75,16 +76,22 @@ def _versions() -> dict[str, str]:
 
 
 def ceilings(device: str, dtypes: tuple[str, ...], clock: Clock) -> tuple[Ceiling, ...]:
-    """A plain matrix product for each type, and the bandwidth of reading memory."""
+    """A plain matrix product for each type; on a CPU its multiply-adds, too; and the bandwidth of reading memory."""
     side, megabytes = (8192, 4096) if device == "cuda" else (2048, 512)
     products = tuple(_product(device, dtype, side, clock) for dtype in dtypes)
-    return (*products, _reading(device, megabytes, clock))
+    peaks = tuple(filter(None, (_multiply_adds(dtype, clock) for dtype in dtypes if device == "cpu")))
+    return (*products, *peaks, _reading(device, megabytes, clock))
 
 
 def _product(device: str, dtype: str, side: int, clock: Clock) -> Ceiling:
     a, b = (torch.randn(side, side, device=device).to(getattr(torch, dtype)) for _ in range(2))
     seconds = _best(clock, lambda: a @ b)
     return Ceiling("matrix product", dtype, 2 * side**3 / seconds, f"{side}^3, random normal, best of {_TRIES}")
+
+
+def _multiply_adds(dtype: str, clock: Clock) -> Ceiling | None:
+    rate = multiply_adds(dtype, lambda run: _best(clock, run))
+    return None if rate is None else Ceiling("multiply-adds", dtype, rate, f"in registers, best of {_TRIES}")
 
 
 def _reading(device: str, megabytes: int, clock: Clock) -> Ceiling:

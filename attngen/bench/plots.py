@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 
 from attngen.bench.grid import Cell
 from attngen.bench.record import BenchRun, Result
-from attngen.bench.report import OURS, by_cell
+from attngen.bench.report import OURS, by_cell, least_seconds
 
 _OURS_COLOR = "black"
 
@@ -114,17 +114,10 @@ def _bar_panel(axis: Any, panel: Panel) -> None:
     colors = [_OURS_COLOR if result.contender == OURS else "C0" for result in shown]
     bars = axis.barh([result.contender for result in shown], times, color=colors)
     axis.bar_label(bars, [f"{time:,.0f}" if time >= 100 else f"{time:.3g}" for time in times], fontsize=6, padding=2)
-    limit = _least_time(run, cell)
+    limit = least_seconds(run, cell)
     if limit is not None:
         axis.axvline(limit * 1e3, color="gray", linestyle=":", label="ceiling")
         axis.legend(fontsize=6)
     axis.set_xlabel("ms", fontsize=7)
     axis.margins(x=0.15)
     axis.tick_params(labelsize=7)
-
-
-def _least_time(run: BenchRun, cell: Cell) -> float | None:
-    """What the cell takes at the physical limit, in seconds."""
-    what, work = ("memory", cell.key_bytes) if cell.is_decoding else ("matrix product", cell.flops)
-    rates = [c.rate for c in run.ceilings if c.what == what and (what == "memory" or c.dtype == cell.case.dtype)]
-    return work / rates[0] if rates else None

@@ -45,7 +45,7 @@ class Result:
 class Ceiling:
     """A physical limit, measured in the same run. Rate in operations or bytes per second."""
 
-    what: Literal["matrix product", "memory"]
+    what: Literal["matrix product", "multiply-adds", "memory"]
     dtype: str
     rate: float
     how: str

@@ -1,7 +1,7 @@
 """Results as text: for each cell a table of its contenders, and the reasons of those that have no figure.
 
-Rates are set against the ceiling of the same run: the matrix product of the cell's type, or the memory's bandwidth for
-decoding, which does nothing but read keys and values.
+Rates are set against the ceiling of the same run: a CPU's multiply-adds or, on a GPU, the matrix product of the cell's
+type; the memory's bandwidth for decoding, which does nothing but read keys and values.
 """
 
 import io
@@ -37,7 +37,7 @@ def header(run: BenchRun) -> list[str]:
     lines = [f"{where.device}, {where.threads} threads" if where.kind == "cpu" else f"{where.device}, {where.driver}"]
     lines += [f"{run.started}, {versions}", run.command + ("" if run.complete else " (cut off)")]
     for ceiling in run.ceilings:
-        rate = f"{ceiling.rate / 1e9:.4g} G{'FLOP' if ceiling.what == 'matrix product' else 'B'}/s"
+        rate = f"{ceiling.rate / 1e9:.4g} G{'B' if ceiling.what == 'memory' else 'FLOP'}/s"
         lines.append(f"ceiling, {ceiling.what} {ceiling.dtype}: {rate} ({ceiling.how})")
     return lines
 
@@ -52,16 +52,17 @@ def by_cell(results: Iterable[Result]) -> list[tuple[Cell, list[Result]]]:
 
 def share_of_ceiling(run: BenchRun, result: Result) -> float | None:
     """How much of the physical limit the contender reaches, 1 being all of it."""
-    if result.times is None:
-        return None
-    cell = result.cell
+    least = least_seconds(run, result.cell)
+    return least / result.times.median if result.times and least is not None else None
+
+
+def least_seconds(run: BenchRun, cell: Cell) -> float | None:
+    """What the cell takes at the physical limit: a CPU's multiply-adds where the run has them, or a matrix product."""
     if cell.is_decoding:
-        limits = [c.rate for c in run.ceilings if c.what == "memory"]
-        reached = cell.key_bytes / result.times.median
-    else:
-        limits = [c.rate for c in run.ceilings if c.what == "matrix product" and c.dtype == cell.case.dtype]
-        reached = cell.flops / result.times.median
-    return reached / limits[0] if limits else None
+        return next((cell.key_bytes / c.rate for c in run.ceilings if c.what == "memory"), None)
+    rates = {c.what: c.rate for c in run.ceilings if c.dtype == cell.case.dtype}
+    rate = rates.get("multiply-adds", rates.get("matrix product"))
+    return cell.flops / rate if rate else None
 
 
 def _without_figure(results: list[Result]) -> dict[str, list[str]]:

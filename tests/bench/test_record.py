@@ -1,5 +1,6 @@
 """Result files: what is written is read again, merges keep runs apart, and other files are refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,8 @@ def test_shares_of_the_ceiling() -> None:
     assert share_of_ceiling(run, run.results[0]) == pytest.approx(CELL.flops / 0.2 / 1e11)
     assert share_of_ceiling(run, run.results[4]) == pytest.approx(2 * 16384 * 64 * 4 / 1e-3 / 2e10)
     assert share_of_ceiling(run, run.results[3]) is None
+    faster = replace(run, ceilings=(*CEILINGS, Ceiling("multiply-adds", "float32", 4e11, "")))
+    assert share_of_ceiling(faster, run.results[0]) == pytest.approx(CELL.flops / 0.2 / 4e11)
 
 
 def test_the_report_names_everybody() -> None:

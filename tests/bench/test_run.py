@@ -1,5 +1,6 @@
 """A run of the bench at a small shape, with a clock that counts: everybody has a result, whatever happens."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,6 +125,7 @@ def test_the_machine_and_its_ceilings() -> None:
     found = machine.environment("cpu")
     assert found.kind == "cpu"
     assert {"python", "torch", "attngen"} <= set(found.versions)
-    product, memory = machine.ceilings("cpu", ("float32",), Tick())
+    product, *peak, memory = machine.ceilings("cpu", ("float32",), Tick())
+    assert [ceiling.what for ceiling in peak] == ["multiply-adds"] * bool(shutil.which("c++"))
     assert product.rate == pytest.approx(2 * 2048**3)  # the first call takes a second, and is the best
     assert memory.what == "memory"
