@@ -7,7 +7,7 @@ assembler is known to give up. Rows of other targets, head dims and types have n
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from attngen.audit.report import Resources, Row
+from attngen.audit.report import SPILL_STORES_OF_BACKWARDS, Resources, Row
 
 HEAD_DIMS = (64, 128)
 
@@ -42,7 +42,7 @@ class Miss:
 
 BARS = (
     Bar("spills", lambda need: need.spills, 0, "forward"),
-    Bar("spill stores", lambda need: need.spill_stores, 8, "backward"),
+    Bar("spill stores", lambda need: need.spill_stores, SPILL_STORES_OF_BACKWARDS, "backward"),
     Bar("waits per HGMMA", lambda need: need.waits_per_product, 0.25, ""),
     Bar("special functions per score", lambda need: need.special_per_score, 1.04, "forward", op="softmax"),
     Bar("special functions per score", lambda need: need.special_per_score, 1.3, "forward", op="sigmoid",

@@ -337,8 +337,7 @@ def test_tensor_memory_limits_too() -> None:
 FINE = Resources(
     registers=128, stack=0, spill_stores=0, spill_loads=0, shared=65536, shared_limit=232448, ctas=3, instructions=1000,
     matrix={"HGMMA": 16}, special={"EX2": 65}, async_copies=8, waits=2, main_loop_instructions=500,
-    main_loop_special=65, instructions_per_tile=500,
-    special_per_score=1.01, special_under_products=0.9,
+    main_loop_special=65, instructions_per_tile=500, special_per_score=1.01, special_under_products=0.9,
 )  # fmt: skip
 ROW = Row("sm_90", "sample_forward", 64, "bfloat16", "full", 128, 64, 4, 3, FINE)
 
@@ -368,6 +367,12 @@ def test_a_sound_row_has_none() -> None:
     fine = Audit("sample", "3.7.1", (ROW,))
     assert (fine.findings, fine.remarks) == ((), ())
     assert "No findings" in render(fine)
+
+
+def test_few_spills_of_a_backward_are_a_remark() -> None:
+    few, many = (dataclasses.replace(with_need(spill_stores=n, stack=8), kernel="sample_backward") for n in (8, 9))
+    assert (len(few.findings), len(many.findings)) == (0, 1)
+    assert (few.remarks, many.remarks) == (("spills: 8 stores, 0 loads, 8 bytes of stack per thread",), ())
 
 
 def test_serialized_products_are_a_remark() -> None:

@@ -2,15 +2,15 @@
 flight. Compiled, never run. What ptxas makes of a tile differs between Triton's versions: limits that depend on it are
 those of the pinned version."""
 
-from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 import triton
 
-from attngen.audit.bars import misses
 from attngen.audit.compile import Case, compile_launches
+from attngen.audit.known import read_known, worse_than_known
 from attngen.audit.launch import launch_kernels
 from attngen.audit.module import row_of
 from attngen.audit.report import Row
@@ -23,6 +23,7 @@ from attngen.runtime.loader import load_module
 
 PINNED = triton.__version__.startswith("3.7.1")
 NAMED = ("sigmoid", "softmax", "softplus_l1", "affine_scaled")
+KNOWN = read_known(Path(__file__).parents[2] / "benchmarks" / "known_misses.json")
 SHIPPED = sorted(path.stem for path in (data_dir() / "specs").glob("*.yaml"))
 
 
@@ -48,19 +49,6 @@ def wrong(row: Row) -> tuple[str, ...]:
     return tuple(text for text in row.findings if PINNED or not text.startswith("spills"))
 
 
-# Bars that the plain Triton kernels miss, as measured; docs/audit.md says why.
-MEASURED = {
-    ("affine_scaled", "backward_query", 64, "waits per HGMMA"): 0.3,
-    ("affine_scaled", "forward", 128, "hidden special functions"): 0.05,
-    ("sigmoid", "forward", 64, "instructions per tile"): 596,
-    ("sigmoid", "forward", 128, "hidden special functions"): 0.0,
-    ("softmax", "forward", 128, "hidden special functions"): 0.0,
-    ("softmax", "forward", 128, "instructions per tile"): 706,
-    ("softmax", "forward", 128, "special functions per score"): 1.0625,
-    ("softplus_l1", "forward", 128, "hidden special functions"): 0.0,
-}
-
-
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("name", NAMED)
 def test_hopper(name: str, head_dim: int) -> None:
@@ -68,11 +56,7 @@ def test_hopper(name: str, head_dim: int) -> None:
     assert set(found) == {"forward", "backward_query", "backward_key"}
     for row in found.values():
         assert not wrong(row), row.title
-    if PINNED:
-        missed = {(name, k, head_dim, m.bar.name): m for k, row in found.items() for m in misses(row, name)}
-        assert missed.keys() == {key for key in MEASURED if key[0] == name and key[2] == head_dim}
-        for key, miss in missed.items():
-            assert not replace(miss.bar, limit=MEASURED[key]).is_missed(miss.figure), f"{key}: {miss}"
+        assert not PINNED or not list(worse_than_known(row, name, KNOWN)), row.title
 
 
 def test_full_masks_and_bands_are_one_kernel() -> None:

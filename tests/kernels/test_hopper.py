@@ -9,10 +9,11 @@ from types import ModuleType
 import pytest
 import torch
 
+from attngen.audit.bars import misses
 from attngen.audit.compile import Case, compile_launches
 from attngen.audit.launch import launch_forward, launch_kernels, launching_on_cpu
 from attngen.audit.module import row_of
-from attngen.audit.report import Resources
+from attngen.audit.report import Resources, Row
 from attngen.audit.targets import TARGETS
 from attngen.catalog import read
 from attngen.ir import Normalizer
@@ -33,11 +34,15 @@ def op(name: str) -> tuple[ModuleType, Normalizer]:
     return load_module(compilation(name)), compilation(name).normalizer
 
 
-def needs(name: str, case: Case) -> Resources:
-    """What the forward kernel asks of the hardware."""
+def row_of_forward(name: str, case: Case) -> Row:
     module, normalizer = op(name)
     (row,) = map(row_of, compile_launches(TARGETS["sm_90"], case, partial(launch_forward, module, normalizer, case)))
     assert row.kernel == f"{name}_forward_hopper"
+    return row
+
+
+def needs(row: Row) -> Resources:
+    """What the kernel asks of the hardware."""
     assert row.resources is not None, row.error
     return row.resources
 
@@ -53,43 +58,43 @@ def test_backward_keeps_its_limits(name: str, head_dim: int, hidden: float) -> N
     assert row.kernel == f"{name}_backward_hopper"
     assert row.resources is not None, row.error
     if PINNED:
-        assert row.resources.spill_stores <= 8
-        assert row.resources.waits_per_product <= 0.25
+        assert not list(misses(row, name))
         assert row.resources.special_under_products >= hidden
 
 
-# name, head dim -> instructions per 64 x 128 scores, special functions per score, the share of these under a product
+# name, head dim -> instructions per 64 x 128 scores, special functions per score. Beside these the bars hold.
 LIMITS = {
-    ("softmax", 64): (470, 1.04, 0.6),
-    ("softmax", 128): (510, 1.04, 0.9),
-    ("sigmoid", 64): (560, 1.3, 0.75),
-    ("sigmoid", 128): (560, 1.55, 0.9),
-    ("softplus_l1", 64): (880, 1.04, 0.9),
-    ("softplus_l1", 128): (880, 1.04, 0.9),
-    ("alibi", 128): (1000, 1.1, 0.75),  # positions and slopes beside the scores: half the keys per tile
-    ("affine_scaled", 64): (470, 1.04, 0.55),  # the warpgroup that loads sums up the values that all rows see
-    ("affine_scaled", 128): (510, 1.04, 0.9),
-    ("t_softmax", 128): (830, 1.1, 0.9),  # the last of two walks
-    ("two_temperatures", 128): (1850, 2.3, 0.5),  # two accumulators: a quarter of the keys per tile
+    ("softmax", 64): (470, 1.04),
+    ("softmax", 128): (510, 1.04),
+    ("sigmoid", 64): (560, 1.3),
+    ("sigmoid", 128): (560, 1.55),
+    ("softplus_l1", 64): (830, 1.04),
+    ("softplus_l1", 128): (830, 1.04),
+    ("alibi", 128): (960, 1.1),  # positions and slopes beside the scores: half the keys per tile
+    ("affine_scaled", 64): (470, 1.04),  # the warpgroup that loads sums up the values that all rows see
+    ("affine_scaled", 128): (510, 1.04),
+    ("t_softmax", 128): (830, 1.1),  # the last of two walks
+    ("two_temperatures", 128): (1850, 2.3),  # two accumulators: a quarter of the keys per tile
 }
 
 
 @pytest.mark.parametrize(("name", "head_dim"), LIMITS)
 def test_machine_code_keeps_its_limits(name: str, head_dim: int) -> None:
-    found = needs(name, Case(head_dim))
+    row = row_of_forward(name, Case(head_dim))
+    found = needs(row)
     assert found.matrix["HGMMA"] > 0
     if not PINNED:
         return
-    instructions, special, hidden = LIMITS[name, head_dim]
-    assert (found.spills, found.stack) == (0, 0)
-    assert found.waits_per_product <= 0.25
+    instructions, special = LIMITS[name, head_dim]
+    assert not list(misses(row, name))
+    assert found.stack == 0
     assert found.instructions_per_tile <= instructions
     assert found.special_per_score <= special
-    assert found.special_under_products >= hidden
+    assert found.special_under_products >= 0.95  # at head dim 64 as well
 
 
 def test_float16_is_served_where_weights_are_bounded() -> None:
-    assert needs("softmax", Case(128, "float16")).matrix["HGMMA"] > 0
+    assert needs(row_of_forward("softmax", Case(128, "float16"))).matrix["HGMMA"] > 0
     types = op("softplus_l1")[0].HOPPER_TYPES
     assert types == (torch.bfloat16,)
 
