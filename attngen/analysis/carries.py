@@ -15,7 +15,7 @@ from attngen.analysis.functions import Sym
 from attngen.analysis.passes import Staged
 from attngen.analysis.roots import root_name
 from attngen.analysis.separate import Scope
-from attngen.analysis.spelling import LARGEST_PLAIN_POWER
+from attngen.analysis.spelling import LARGEST_PLAIN_POWER, is_complement, spell_complement
 from attngen.analysis.stabilize import PIVOT, Scaled, plain, scaled
 from attngen.analysis.symbolic import Statistic
 
@@ -96,16 +96,20 @@ class Carries:
         return expr.replace(divides, lambda node: fn.nonzero(node.base) ** node.exp) if mine else expr
 
     def _opened(self, expr: Sym) -> Sym:
-        """sigmoid(r) of a statistic as exp(min(r, 0)) sigmoid(|r|): what may be small shows its exponential."""
+        """sigmoid(r) of a statistic as exp(min(r, 0)) sigmoid(|r|): what may be small shows its exponential.
+
+        So may 1 - sigmoid(r): as a difference of opened ones, its terms would be far larger than itself.
+        """
 
         def of_statistic(node: Sym) -> bool:
-            return node.func is fn.sigmoid and self.scope.is_row(node) and self.scope.uses_statistics(node)
+            return self.scope.is_row(node) and self.scope.uses_statistics(node)
 
         def opened(node: Sym) -> Sym:
             (r,) = node.args
             return sy.exp(-fn.maximum(-r, fn.ZERO)) * fn.sigmoid(fn.absolute(r))
 
-        return expr.replace(of_statistic, opened)
+        spelled = expr.replace(lambda node: is_complement(node) and of_statistic(node), spell_complement)
+        return spelled.replace(lambda node: node.func is fn.sigmoid and of_statistic(node), opened)
 
     def _bounded(self, expr: Sym) -> Sym:
         """Mark exp(s - lse) and its powers as bounded: nothing can overflow in a formula of probabilities."""

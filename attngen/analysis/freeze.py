@@ -5,13 +5,14 @@ product; what flows in is multiplied last. Which form of a formula is stable was
 """
 
 from fractions import Fraction
+from math import log10
 
 from attngen import ir
 from attngen.analysis import symbolic as sy
 from attngen.analysis.functions import HALF, ZERO, Sym, ratio, where
 from attngen.diagnostics import Diagnostic, InternalError, SpecError
 
-_LARGEST = 2**128 - 2**104  # float32's
+_SMALLEST, _LARGEST = Fraction(1, 10**37), 2**128 - 2**104  # float32's, about
 
 
 def freeze(expr: Sym) -> ir.Expr:
@@ -41,10 +42,11 @@ def freeze(expr: Sym) -> ir.Expr:
 
 def _representable(number: Fraction) -> Fraction:
     """Numbers of a spec are in float32's range; a power of one or a product of some may not be."""
-    if abs(number) > _LARGEST:
-        size = f"{float(number):.0e}" if abs(number) < 1e300 else "1e300 and more"
-        expected = "numbers below 3.4e38: kernels compute in float32"
-        raise SpecError((Diagnostic(f"the formula, or its gradient, comes to a number of {size}", None, expected),))
+    if number != 0 and not _SMALLEST <= abs(number) <= _LARGEST:
+        size = round(log10(abs(number.numerator)) - log10(number.denominator))
+        expected = "0, or numbers between 1e-37 and 3.4e38 in size: kernels compute in float32"
+        problem = f"the formula, or its gradient, comes to a number of about 1e{size}"
+        raise SpecError((Diagnostic(problem, None, expected),))
     return number
 
 

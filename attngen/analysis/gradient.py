@@ -156,8 +156,15 @@ def log_derivative(h: Sym, variable: Sym) -> Sym | None:
         elif change != 0:
             if not (exponent.is_negative or _stays_positive(base)):
                 return None
-            total += exponent * change / base
+            total += exponent * _relative_change(base, change, variable)
     return None if total == 0 else total
+
+
+def _relative_change(base: Sym, change: Sym, variable: Sym) -> Sym:
+    """change / base. A pole is squared by its change, and overflows, unless that is relative to the variable."""
+    if not any(p.base == variable and p.exp.is_negative for p in base.atoms(sy.Pow)):
+        return change / base
+    return sy.expand_mul(change * variable) / base / variable
 
 
 def _stays_positive(expr: Sym) -> bool:

@@ -66,15 +66,26 @@ def _one_plus_exp(expr: Sym) -> Sym:
 
 
 def _spell_difference(expr: Sym) -> Sym:
+    if is_complement(expr):
+        return spell_complement(expr)
     constant, rest = expr.as_coeff_Add()
-    if constant == 1 and (-rest).func is sigmoid:  # exact where sigmoid is one
-        return sigmoid(-(-rest).args[0])
     for term in sy.Add.make_args(rest):
         plus, minus = term.func is sy.exp, (-term).func is sy.exp
         if (plus and constant == -1) or (minus and constant == 1):
             spelled = expm1(term.args[0]) if plus else -expm1((-term).args[0])
             return rest - term + spelled
     return expr
+
+
+def is_complement(expr: Sym) -> bool:
+    """Whether it is 1 - sigmoid(x)."""
+    constant, rest = expr.as_coeff_Add()
+    return bool(constant == 1 and (-rest).func is sigmoid)
+
+
+def spell_complement(expr: Sym) -> Sym:
+    """1 - sigmoid(x) = sigmoid(-x), exact where sigmoid(x) is one."""
+    return sigmoid(-(1 - expr).args[0])
 
 
 def _spell_sigmoid(expr: Sym) -> Sym:

@@ -48,7 +48,7 @@ from attngen.diagnostics import Diagnostic, InternalError, SpecError
 
 # The rest of the analysis has these from here.
 Add, Mul, Rational, exp, log, cancel, expand_mul = sp.Add, sp.Mul, sp.Rational, sp.exp, sp.log, sp.cancel, sp.expand_mul
-E, pi = sp.E, sp.pi
+E, Pow, pi = sp.E, sp.Pow, sp.pi
 
 _THAW: dict[str, Any] = {
     "add": sp.Add, "sub": lambda a, b: a - b, "mul": sp.Mul, "div": lambda a, b: a / b, "pow": sp.Pow,

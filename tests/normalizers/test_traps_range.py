@@ -184,7 +184,13 @@ def test_squares_of_divisors_that_underflow(load: Load) -> None:
 
 
 @pytest.mark.parametrize(
-    "weights", ["f * sum(f) / sum(f ** 2)", "f / sum(f) * log1p(sum(f))", "relu(f / sum(f) - 1 / n) * sum(f)"]
+    "weights",
+    [
+        "f * sum(f) / sum(f ** 2)",
+        "f / sum(f) * log1p(sum(f))",
+        "relu(f / sum(f) - 1 / n) * sum(f)",
+        "f / sum(f) + f * sum(f)",
+    ],
 )
 @pytest.mark.parametrize("f", ["sigmoid", "softplus"])
 def test_sums_that_are_factors_as_well(f: str, weights: str, load: Load) -> None:
