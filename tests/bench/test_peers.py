@@ -52,7 +52,7 @@ def has_root(name: str) -> bool:
     return any(isinstance(node, ir.Root) for node in ir.walk(normalizer(name).weights))
 
 
-@pytest.mark.parametrize("name", filter(has_root, SHIPPED))
+@pytest.mark.parametrize("name", list(filter(has_root, SHIPPED)))
 def test_a_formula_with_a_root_is_not_written_out(name: str) -> None:
     assert "solves for a root" in entered("written out, eager", task(name, "both")).reason
 
