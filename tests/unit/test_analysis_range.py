@@ -21,6 +21,7 @@ LARGEST, SMALLEST = 3.4e38, 1.2e-38
 # Weights, or what channels are divided by, of which some can't be held by fp32 themselves.
 OUT_OF_RANGE = {
     "factor that underflows", "geometric mean", "norm's exponent", "softplus decay", "exponentials that are all small",
+    "sigmoid of large statistics",
 }  # fmt: skip
 SCORES = (150.0, 60.0, 95.0)
 
