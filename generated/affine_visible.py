@@ -111,8 +111,8 @@ def _store_tile(base, first, limit, stride_row, tile, ROWS: tl.constexpr, COLUMN
 
 @triton.jit
 def _vector(base, places, limit, stride):
-    """Elements `places` of an input, in float32; zero from `limit` on."""
-    return tl.load(base + places.to(tl.int64) * stride, mask=places < limit, other=0.0).to(tl.float32)
+    """Elements `places` of an input, in float32; from `limit` on a number of which few functions make inf or NaN."""
+    return tl.load(base + places.to(tl.int64) * stride, mask=places < limit, other=0.5).to(tl.float32)
 
 
 @triton.jit
@@ -170,7 +170,7 @@ def affine_visible_forward(
     last_full = tl.maximum(tl.minimum(n_k, top + right + 1), 0) // BLOCK_N * BLOCK_N
     last_full = tl.maximum(last_full, first_full)
 
-    n = visible_count.to(tl.float32)
+    n = tl.maximum(visible_count, 1).to(tl.float32)  # no NaN where there is no key
 
     average_in = tl.load(average_in_ptr + tl.cast(q_head, tl.int64) * average_in_stride_head).to(tl.float32)
 
@@ -303,7 +303,7 @@ def affine_visible_backward_query(
     last_full = tl.maximum(tl.minimum(n_k, top + right + 1), 0) // BLOCK_N * BLOCK_N
     last_full = tl.maximum(last_full, first_full)
 
-    n = visible_count.to(tl.float32)
+    n = tl.maximum(visible_count, 1).to(tl.float32)  # no NaN where there is no key
 
     alpha_in_base = _head(alpha_in_ptr, batch, alpha_in_stride_batch, q_head, alpha_in_stride_head)
     alpha_in = _vector(alpha_in_base, rows, n_q, alpha_in_stride_query)
@@ -427,7 +427,7 @@ def affine_visible_backward_key(
                 visible_count = tl.maximum(tl.minimum(positions + right + 1, n_k) - visible_from, 0)
                 visible_count = tl.where(rows < n_q, visible_count, 0)
 
-                n = visible_count.to(tl.float32)
+                n = tl.maximum(visible_count, 1).to(tl.float32)  # no NaN where there is no key
 
                 alpha_in_base = _head(alpha_in_ptr, batch, alpha_in_stride_batch, q_head, alpha_in_stride_head)
                 alpha_in = _vector(alpha_in_base, rows, n_q, alpha_in_stride_query)

@@ -102,8 +102,8 @@ def _store_tile(base, first, limit, stride_row, tile, ROWS: tl.constexpr, COLUMN
 
 @triton.jit
 def _vector(base, places, limit, stride):
-    """Elements `places` of an input, in float32; zero from `limit` on."""
-    return tl.load(base + places.to(tl.int64) * stride, mask=places < limit, other=0.0).to(tl.float32)
+    """Elements `places` of an input, in float32; from `limit` on a number of which few functions make inf or NaN."""
+    return tl.load(base + places.to(tl.int64) * stride, mask=places < limit, other=0.5).to(tl.float32)
 
 
 @triton.jit
@@ -191,7 +191,7 @@ def lssa_forward(
 
     head_dim = tl.cast(HEAD_DIM, tl.float32)
 
-    n = visible_count.to(tl.float32)
+    n = tl.maximum(visible_count, 1).to(tl.float32)  # no NaN where there is no key
 
     t1 = tl.log(head_dim) * tl.log(n)
 
@@ -297,7 +297,7 @@ def lssa_backward_query(
 
     head_dim = tl.cast(HEAD_DIM, tl.float32)
 
-    n = visible_count.to(tl.float32)
+    n = tl.maximum(visible_count, 1).to(tl.float32)  # no NaN where there is no key
 
     t1 = tl.log(n)
     t2 = LOG2E * tl.log(head_dim) * t1
@@ -407,7 +407,7 @@ def lssa_backward_key(
                 visible_count = tl.maximum(tl.minimum(positions + right + 1, n_k) - visible_from, 0)
                 visible_count = tl.where(rows < n_q, visible_count, 0)
 
-                n = visible_count.to(tl.float32)
+                n = tl.maximum(visible_count, 1).to(tl.float32)  # no NaN where there is no key
 
                 z = tl.load(z_ptr + row + rows, mask=rows < n_q, other=0.0)
                 delta = tl.load(delta_ptr + row + rows, mask=rows < n_q, other=0.0)

@@ -123,8 +123,8 @@ def _store_tile(base, first, limit, stride_row, tile, ROWS: tl.constexpr, COLUMN
 
 @triton.jit
 def _vector(base, places, limit, stride):
-    """Elements `places` of an input, in float32; zero from `limit` on."""
-    return tl.load(base + places.to(tl.int64) * stride, mask=places < limit, other=0.0).to(tl.float32)
+    """Elements `places` of an input, in float32; from `limit` on a number of which few functions make inf or NaN."""
+    return tl.load(base + places.to(tl.int64) * stride, mask=places < limit, other=0.5).to(tl.float32)
 
 
 @triton.jit
@@ -219,7 +219,7 @@ def lssar_forward(
     head_dim = tl.cast(HEAD_DIM, tl.float32)
 
     i = positions.to(tl.float32)
-    n = visible_count.to(tl.float32)
+    n = tl.maximum(visible_count, 1).to(tl.float32)  # no NaN where there is no key
 
     # Pass 1 over the keys
     t1 = tl.log(head_dim) * tl.log(n)
@@ -375,7 +375,7 @@ def lssar_backward_query(
     head_dim = tl.cast(HEAD_DIM, tl.float32)
 
     i = positions.to(tl.float32)
-    n = visible_count.to(tl.float32)
+    n = tl.maximum(visible_count, 1).to(tl.float32)  # no NaN where there is no key
 
     t1 = 1.0 / z1
     t2 = tl.log(head_dim)
@@ -522,7 +522,7 @@ def lssar_backward_key(
                 visible_count = tl.where(rows < n_q, visible_count, 0)
 
                 i = positions.to(tl.float32)
-                n = visible_count.to(tl.float32)
+                n = tl.maximum(visible_count, 1).to(tl.float32)  # no NaN where there is no key
 
                 z1 = tl.load(z1_ptr + row + rows, mask=rows < n_q, other=0.0)
                 row_sum = tl.load(row_sum_ptr + row + rows, mask=rows < n_q, other=0.0)

@@ -105,8 +105,8 @@ def _store_tile(base, first, limit, stride_row, tile, ROWS: tl.constexpr, COLUMN
 
 @triton.jit
 def _vector(base, places, limit, stride):
-    """Elements `places` of an input, in float32; zero from `limit` on."""
-    return tl.load(base + places.to(tl.int64) * stride, mask=places < limit, other=0.0).to(tl.float32)
+    """Elements `places` of an input, in float32; from `limit` on a number of which few functions make inf or NaN."""
+    return tl.load(base + places.to(tl.int64) * stride, mask=places < limit, other=0.5).to(tl.float32)
 
 
 @triton.jit
