@@ -48,13 +48,16 @@ def run(specs: tuple[str, ...], asked: Asked) -> None:
         )
     half: DType = "float32" if asked.device == "cpu" else "bfloat16"
     widths = asked.head_dims or ((64,) if asked.device == "cpu" else (64, 128))
+    any_better = False
     for spec in specs:
         subject, minutes = subject_of(spec, asked.device), asked.minutes / len(specs)
         wanted = Wanted(spec, asked.device, asked.dtypes or (half,), widths, minutes, kernels=asked.kernels)
         with _bar() as bar:
             for found in tune(subject, wanted, bar):
                 click.echo(_line(subject.normalizer.name, found))
-    click.echo(f"kept in {tiles.file_of('NAME')}; `attngen.load` uses it")
+                any_better |= found.is_better
+    if any_better:
+        click.echo(f"kept in {tiles.file_of('NAME')}; `attngen.load` uses it")
 
 
 def subject_of(spec: str, device: str) -> Subject:

@@ -619,11 +619,16 @@ OVERRIDES: dict[str, Tile] = {}  # kernel -> tile; wins over TUNED and CONFIGS
 TUNED: dict[tuple[str, str, int, int, bool], Tile] = {}
 
 
+def _is_masked(value: Tensor, call: Call) -> bool:
+    """Whether a mask may cut rows short."""
+    return min(call.left, call.right) < value.shape[2]
+
+
 def _tuned(kernel: str, query: Tensor, value: Tensor, call: Call) -> Tile | None:
     if not TUNED:
         return None
-    masked = min(call.left, call.right) < value.shape[2]
-    return TUNED.get((kernel, str(query.dtype).removeprefix("torch."), query.shape[-1], value.shape[-1], masked))
+    dtype, masked = str(query.dtype).removeprefix("torch."), _is_masked(value, call)
+    return TUNED.get((kernel, dtype, query.shape[-1], value.shape[-1], masked))
 
 
 def _architecture() -> str:
@@ -1947,14 +1952,19 @@ extern "C" const char* attngen_backward(const int64_t* list, int64_t length, dou
 # ---------------------------------------------------------------------- building and launching the C++ kernels
 
 
-# (kernel, L2 cache in KiB up to, head dim up to, bytes per element) -> (queries, keys). The first row that fits is taken.
-NATIVE_TILES: dict[tuple[str, int, int, int], tuple[int, int]] = {
-    ("forward", 512, 256, 4): (64, 256),
-    ("forward", 1073741824, 128, 4): (128, 512),
-    ("forward", 1073741824, 256, 4): (128, 256),
-    ("backward", 512, 256, 4): (64, 128),
-    ("backward", 1073741824, 128, 4): (128, 256),
-    ("backward", 1073741824, 256, 4): (128, 128),
+# (kernel, masked, L2 cache in KiB up to, head dim up to, bytes per element) -> (queries, keys). The first row that fits is
+# taken.
+NATIVE_TILES: dict[tuple[str, bool, int, int, int], tuple[int, int]] = {
+    ("forward", False, 512, 256, 4): (64, 256),
+    ("forward", False, 1073741824, 128, 4): (128, 512),
+    ("forward", False, 1073741824, 256, 4): (128, 256),
+    ("forward", True, 1073741824, 256, 4): (64, 256),
+    ("backward", False, 512, 256, 4): (64, 128),
+    ("backward", False, 1073741824, 128, 4): (128, 256),
+    ("backward", False, 1073741824, 256, 4): (128, 128),
+    ("backward", True, 512, 256, 4): (64, 128),
+    ("backward", True, 1073741824, 128, 4): (64, 256),
+    ("backward", True, 1073741824, 256, 4): (64, 128),
 }
 _VECTORS = 32  # floats: every vector that a CPU has divides it
 
@@ -2118,8 +2128,8 @@ def _native_tile(kernel: str, query: Tensor, value: Tensor, call: Call) -> tuple
         chosen = (tile.block_m, tile.block_n)
     else:
         width, itemsize = max(query.shape[-1], value.shape[-1]), query.element_size()
-        limits = NATIVE_TILES.items()
-        fits = (t for (k, l2, d, b), t in limits if k == kernel and _L2() <= l2 and width <= d and itemsize <= b)
+        kind, limits = (kernel, _is_masked(value, call)), NATIVE_TILES.items()
+        fits = (t for (k, m, l2, d, b), t in limits if (k, m) == kind and _L2() <= l2 and width <= d and itemsize <= b)
         chosen = next(fits)
     rows, keys = (-(-size // _VECTORS) * _VECTORS for size in chosen)
     return rows, keys

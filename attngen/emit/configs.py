@@ -167,20 +167,26 @@ class NativeTile:
     """Queries and keys of a tile on a CPU, for L2 caches up to `cache` KiB, head dims and elements up to a size."""
 
     kernel: str
+    masked: bool
     cache: int
     width: int
     itemsize: int
     tile: tuple[int, int]
 
 
-# A tile's scores, its weights and its operands stay in the second-level cache; wide tiles keep products busy.
+# A tile's scores, its weights and its operands stay in the second-level cache; wide tiles keep products busy. Under a
+# mask smaller ones compute less in vain at its edge.
 NATIVE_TILES = (
-    NativeTile("forward", 512, 256, 4, (64, 256)),
-    NativeTile("forward", 1 << 30, 128, 4, (128, 512)),
-    NativeTile("forward", 1 << 30, 256, 4, (128, 256)),
-    NativeTile("backward", 512, 256, 4, (64, 128)),
-    NativeTile("backward", 1 << 30, 128, 4, (128, 256)),
-    NativeTile("backward", 1 << 30, 256, 4, (128, 128)),
+    NativeTile("forward", False, 512, 256, 4, (64, 256)),
+    NativeTile("forward", False, 1 << 30, 128, 4, (128, 512)),
+    NativeTile("forward", False, 1 << 30, 256, 4, (128, 256)),
+    NativeTile("forward", True, 1 << 30, 256, 4, (64, 256)),
+    NativeTile("backward", False, 512, 256, 4, (64, 128)),
+    NativeTile("backward", False, 1 << 30, 128, 4, (128, 256)),
+    NativeTile("backward", False, 1 << 30, 256, 4, (128, 128)),
+    NativeTile("backward", True, 512, 256, 4, (64, 128)),
+    NativeTile("backward", True, 1 << 30, 128, 4, (64, 256)),
+    NativeTile("backward", True, 1 << 30, 256, 4, (64, 128)),
 )
 
 
