@@ -96,7 +96,7 @@ def test_ops_for_hopper(name: str, launches: list[str], monkeypatch: pytest.Monk
     compilation = compile_spec(spec.text, spec.path, target="hopper")
     module = load_module(compilation)
     monkeypatch.setattr(module, "_describable", lambda tensor: True)  # fake tensors have no address
-    monkeypatch.setattr(module, "_descriptor", lambda tensor, rows: None)
+    monkeypatch.setattr(module, "_descriptor", lambda tensor, *tile: None)
     called(module, compilation.normalizer)
     assert f"{name}_forward_hopper" in launches
 
