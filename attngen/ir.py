@@ -36,6 +36,10 @@ BUILTINS: dict[str, str] = {
 }
 SIZES = ("d", "n_q", "n_k", "pi")  # what the default of an input may use
 
+# Kernels compute in float32: its largest number, and a little more than its smallest normal one.
+SMALLEST_NUMBER, LARGEST_NUMBER = Fraction(1, 10**37), Fraction(2**128 - 2**104)
+RANGE = "0, or a size between 1e-37 and 3.4e38: kernels compute in float32"
+
 # Operation -> number of arguments; those of VARIADIC take that many or more.
 ARITY: dict[str, int] = {
     "add": 2, "sub": 2, "mul": 2, "div": 2, "pow": 2, "neg": 1,
@@ -207,6 +211,11 @@ def with_children(expr: Expr, new: tuple[Expr, ...]) -> Expr:
             return Root(variable, residual, low, high, span)
         case _:
             return expr
+
+
+def in_range(value: Fraction) -> bool:
+    """Whether float32 holds the number without overflow or underflow."""
+    return value == 0 or SMALLEST_NUMBER <= abs(value) <= LARGEST_NUMBER
 
 
 def substitute(expr: Expr, values: dict[str, Expr]) -> Expr:

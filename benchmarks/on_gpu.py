@@ -156,9 +156,10 @@ def _python(module: str, *words: str) -> list[str]:
     return [sys.executable, "-m", module, *words]
 
 
-def _tail(name: str, asked: Asked) -> None:
+def _tail(name: str, asked: Asked, lines: int = 60) -> None:
     log = asked.out / f"{name}.log"
-    print("\n".join(log.read_text("utf-8", "replace").splitlines()[-60:]) if log.exists() else "nothing", flush=True)
+    told = log.read_text("utf-8", "replace").splitlines() if log.exists() else ["nothing"]
+    print("\n".join(told[-lines:]), flush=True)
 
 
 def _tests(name: str, asked: Asked) -> None:
@@ -172,11 +173,7 @@ def _tests(name: str, asked: Asked) -> None:
     for outcome in bad[:FAILURES]:
         lines = [line for line in outcome.get("said", "").splitlines() if line.startswith("E ")]
         print(f"{outcome['outcome']} {outcome['test']}\n    {' '.join(lines[:2])[:300]}")
-    _tail_of_log(asked.out / f"{name}.log")
-
-
-def _tail_of_log(log: Path) -> None:
-    print("\n".join(log.read_text("utf-8", "replace").splitlines()[-3:]), flush=True)
+    _tail(name, asked, lines=3)
 
 
 SUMMARIES = {"check": _tests}

@@ -12,8 +12,6 @@ from attngen.analysis import symbolic as sy
 from attngen.analysis.functions import HALF, ZERO, Sym, ratio, where
 from attngen.diagnostics import Diagnostic, InternalError, SpecError
 
-_SMALLEST, _LARGEST = Fraction(1, 10**37), 2**128 - 2**104  # float32's, about
-
 
 def freeze(expr: Sym) -> ir.Expr:
     """A sympy expression as a formula. Divisions and square roots are spelled as such."""
@@ -42,11 +40,10 @@ def freeze(expr: Sym) -> ir.Expr:
 
 def _representable(number: Fraction) -> Fraction:
     """Numbers of a spec are in float32's range; a power of one or a product of some may not be."""
-    if number != 0 and not _SMALLEST <= abs(number) <= _LARGEST:
+    if not ir.in_range(number):
         size = round(log10(abs(number.numerator)) - log10(number.denominator))
-        expected = "0, or numbers between 1e-37 and 3.4e38 in size: kernels compute in float32"
         problem = f"the formula, or its gradient, comes to a number of about 1e{size}"
-        raise SpecError((Diagnostic(problem, None, expected),))
+        raise SpecError((Diagnostic(problem, None, ir.RANGE),))
     return number
 
 

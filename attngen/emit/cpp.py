@@ -14,6 +14,7 @@ from attngen.analysis.result import InputGradient, RowSum
 from attngen.emit import cpp_context as ct
 from attngen.emit.arrange import Place
 from attngen.emit.channels import last_step
+from attngen.emit.lines import computed
 from attngen.emit.printers import CPP
 from attngen.emit.statements import (
     OVER_KEYS,
@@ -51,12 +52,8 @@ class _Sorted:
     pair: tuple[str, ...]
 
 
-def _target(line: str) -> str:
-    return line.split(" = ", 1)[0]
-
-
 def _targets(lines: Iterable[str]) -> tuple[str, ...]:
-    return tuple(map(_target, lines))
+    return tuple(map(computed, lines))
 
 
 class _CppAssembly:
@@ -135,12 +132,12 @@ class _CppAssembly:
         by_head = set(self.uniform)
         found: dict[str, list[str]] = {"constants": [], "row": [], "key": [], "pair": []}
         for line in lines:
-            place = places[_target(line)]
+            place = places[computed(line)]
             if place.row or place.key:
                 level = "pair" if place.row and place.key else "row" if place.row else "key"
             else:
                 level = "constants" if by_head.isdisjoint(names_in([line])) else "row"
-                by_head |= {_target(line)} if level == "row" else set()
+                by_head |= {computed(line)} if level == "row" else set()
             found[level].append(line)
         return _Sorted(**{level: tuple(items) for level, items in found.items()})
 
@@ -212,9 +209,9 @@ class _CppAssembly:
     def statistics(self, index: int, lines: tuple[str, ...]) -> ct.Vectors:
         """What replaces a carry of the same name is stored as it is computed: a variable can't be of itself."""
         names = [s.name for s in self.plan.analysis.forward.passes[index].statistics]
-        text = {_target(line): line.split(" = ", 1)[1] for line in lines}
+        text = {computed(line): line.split(" = ", 1)[1] for line in lines}
         renewed = {name for name in names if name in text and name in names_in([text[name]])}
-        others = tuple(line for line in lines if _target(line) not in renewed)
+        others = tuple(line for line in lines if computed(line) not in renewed)
         return self.vectors(others, tuple((n, text[n] if n in renewed else n) for n in names if n in text))
 
     def search(self, root: RootText) -> ct.CppSearch:

@@ -5,8 +5,6 @@ kernels' own is their structure: a warp that loads, warpgroups that compute, asy
 inputs with a query and a key axis, and formulas that need more registers than there are, are left to the plain kernels.
 """
 
-import re
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
@@ -14,13 +12,13 @@ from attngen import ir
 from attngen.emit.configs import HOPPER_BACKWARD, HOPPER_NARROW, HOPPER_SHORT, HOPPER_WIDE, HopperTile
 from attngen.emit.context import ForwardText, HopperBackward, HopperProduct, HopperText, HopperWalk, KernelUse
 from attngen.emit.hopper_backward import fits
+from attngen.emit.lines import computed, read
 from attngen.emit.printers import HOPPER
 from attngen.emit.statements import OVER_KEYS, AccumulatorText, PassText, Scribe
 from attngen.schedule import OpPlan
 
 # Formulas of more lines don't fit into the registers beside the scores and the output, with 64 keys or 128.
 MOST_LINES, MOST_LINES_OF_WIDE_TILES = 6, 3
-_WORD = re.compile(r"(?<![.\w])[a-z]\w*(?![\w(])")
 
 Target = Literal["any", "hopper"]  # what a module is built for: every device alike, or Hopper's own kernels as well
 
@@ -104,8 +102,8 @@ def _beyond(kernel: KernelUse, passes: tuple[PassText, ...]) -> KernelUse:
 def _is_uniform(accumulator: AccumulatorText, this: PassText) -> bool:
     """Whether its weight is the same for all pairs."""
     varying = {"j", *(f"{use.name}_in" for use in this.uses.inputs if use.level == "key")}
-    varying |= {*_computed(this.before), *_computed(this.after)}
-    return accumulator.by_columns and varying.isdisjoint(_WORD.findall(accumulator.column))
+    varying |= {*map(computed, this.before), *map(computed, this.after)}
+    return accumulator.by_columns and varying.isdisjoint(read([accumulator.column]))
 
 
 def _tiles(forward: ForwardText, uniform: tuple[AccumulatorText, ...]) -> tuple[HopperTile, ...]:
@@ -121,7 +119,7 @@ def _walks(passes: tuple[PassText, ...], uniform: tuple[AccumulatorText, ...]) -
         name = "weights" if number == len(passes) else f"statistics{number}"
         products = tuple(a for a in this.accumulators if a not in uniform)
         walks.append(_walk(replace(this, accumulators=products), name, left))
-        left += (*walks[-1].state, *_computed(this.statistics))
+        left += (*walks[-1].state, *map(computed, this.statistics))
     return tuple(walks)
 
 
@@ -165,12 +163,8 @@ def _given(this: PassText, left: tuple[str, ...]) -> tuple[str, ...]:
     names += [f"{use.name}_in" for use in this.uses.inputs if use.level in ("uniform", "row")]
     for use in this.uses.inputs:
         names += [f"{use.name}_in_base", f"{use.name}_in_stride_key"] if use.level == "key" else []
-    words = set(_WORD.findall(repr((this.before, this.pivots, this.after, this.carries, this.accumulators))))
-    return (*names, *(name for name in dict.fromkeys(left) if name in words), *_computed(this.outer))
-
-
-def _computed(lines: Iterable[str]) -> tuple[str, ...]:
-    return tuple(line.split(" = ", 1)[0] for line in lines)
+    words = set(read([repr((this.before, this.pivots, this.after, this.carries, this.accumulators))]))
+    return (*names, *(name for name in dict.fromkeys(left) if name in words), *map(computed, this.outer))
 
 
 def _types(forward: ForwardText, uniform: tuple[AccumulatorText, ...]) -> tuple[str, ...]:

@@ -5,36 +5,33 @@ others get it through shared memory. Weights need the scores and not the second 
 that is in flight. Formulas are not changed.
 """
 
-import re
 from collections.abc import Iterable
 
 from attngen.emit.context import HopperBackward, KeyText, Section, TileStep
+from attngen.emit.lines import computed, read
 
 MOST_LINES = 8  # formulas of more of them need more registers than there are beside dK and dV
 MOST_WAITING = {64: 3, 128: 1}  # head dim -> tiles that wait for the second product
 MOST_BESIDE_WAITING = 4  # lines of weights and the vectors that they read, at head dim 128
 _LONG_FUNCTIONS = ("_erf_short(", "_tanh_short(")
 
-_NAME = re.compile(r"(?<![.\w])[a-z]\w*(?![\w(])")
-_OF_LANGUAGE = frozenset({"tl", "float32", "float"})
-
 
 def backward_text(key: KeyText, dp: str, row_values: Iterable[str]) -> HopperBackward:
     """`row_values` are what the forward saved of each row; `dp` is the second product."""
     main = key.main
     spread = (line for line in main.inner if "[None, :]" in line or "[:, None]" in line)
-    tile = _depending((_computed(line) for line in spread), main.inner, {"qk", dp})
+    tile = _depending((computed(line) for line in spread), main.inner, {"qk", dp})
     rows = tuple(line for line in main.inner if line not in tile)
     late = _depending((), tile, {dp})
     early = tuple(line for line in tile if line not in late)
-    vectors = {*row_values, *_vectors(main), *map(_computed, rows)}
+    vectors = {*row_values, *_vectors(main), *map(computed, rows)}
     weights, gradients = _step(early, main.weight, vectors, {"qk"}), _step(late, main.dqk, vectors, {dp})
-    kept = tuple(name for name in gradients.given if name in {"qk", *map(_computed, early)} - {main.weight})
+    kept = tuple(name for name in gradients.given if name in {"qk", *map(computed, early)} - {main.weight})
     through = tuple(dict.fromkeys((*weights.rows, *gradients.rows)))
     before_rows = _leading_to((*rows, *through), main.outer)
-    read = _words((*before_rows, *rows, *through))
-    loaded = tuple(use for use in main.uses.inputs if f"{use.name}_in" in read and use.level in ("uniform", "row"))
-    values = tuple(name for name in row_values if name in read)
+    needed = read((*before_rows, *rows, *through))
+    loaded = tuple(use for use in main.uses.inputs if f"{use.name}_in" in needed and use.level in ("uniform", "row"))
+    values = tuple(name for name in row_values if name in needed)
     return HopperBackward(key, before_rows, loaded, values, rows, through, weights, gradients, kept)
 
 
@@ -53,10 +50,10 @@ def fits(backward: HopperBackward, head_dim: int) -> bool:
 
 def _step(lines: tuple[str, ...], result: str, vectors: set[str], own: set[str]) -> TileStep:
     """What lines read beside `own` and what they compute themselves: vectors of rows, and the rest."""
-    known = {*own, *map(_computed, lines)}
-    read = [name for name in _words((*lines, result)) if name not in known]
-    rows = tuple(name for name in read if name in vectors)
-    return TileStep(rows, tuple(name for name in read if name not in vectors), lines, result)
+    known = {*own, *map(computed, lines)}
+    given = [name for name in read((*lines, result)) if name not in known]
+    rows = tuple(name for name in given if name in vectors)
+    return TileStep(rows, tuple(name for name in given if name not in vectors), lines, result)
 
 
 def _vectors(main: Section) -> set[str]:
@@ -69,27 +66,17 @@ def _depending(first: Iterable[str], lines: Iterable[str], names: set[str]) -> t
     computing, reached = set(first), set(names)
     found = []
     for line in lines:
-        if _computed(line) in computing or not reached.isdisjoint(_words((line,))):
-            reached.add(_computed(line))
+        if computed(line) in computing or not reached.isdisjoint(read((line,))):
+            reached.add(computed(line))
             found.append(line)
     return tuple(found)
 
 
 def _leading_to(texts: Iterable[str], lines: tuple[str, ...]) -> tuple[str, ...]:
     """Those of `lines` that `texts` need, directly or not."""
-    needed, found = set(_words(texts)), []
+    needed, found = set(read(texts)), []
     for line in reversed(lines):
-        if _computed(line) in needed:
-            needed.update(_words((line,)))
+        if computed(line) in needed:
+            needed.update(read((line,)))
             found.append(line)
     return tuple(reversed(found))
-
-
-def _computed(line: str) -> str:
-    return line.split(" = ", 1)[0]
-
-
-def _words(texts: Iterable[str]) -> tuple[str, ...]:
-    """The variables that texts name, in the order of their first places."""
-    words = _NAME.findall("\n".join(texts))
-    return tuple(word for word in dict.fromkeys(words) if word not in _OF_LANGUAGE)

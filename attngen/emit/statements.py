@@ -12,6 +12,7 @@ from fractions import Fraction
 from attngen import ir
 from attngen.analysis.result import Accumulator, Carry, ForwardPass, Pivot, Root
 from attngen.emit.arrange import Arranged, Place, Statement, arrange, factors, lowered
+from attngen.emit.lines import computed
 from attngen.emit.printers import Printer
 from attngen.ir import Apply, Expr, Name, Number
 from attngen.schedule import OpPlan
@@ -263,7 +264,7 @@ class Scribe:
         pivots = [p.name for p in this.pivots]
         arranged, lines = self._arranged_pass(index)
         late = {s.name for s in arranged.depending_on(pivots)}
-        names = [line.split(" = ", 1)[0] for line in lines.inner]
+        names = list(map(computed, lines.inner))
         root = self._root(this.root, (*this.carries, *this.pivots)) if this.root else None
         return PassText(
             lines.outer,

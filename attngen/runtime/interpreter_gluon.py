@@ -27,9 +27,6 @@ _TRITON = {dtype: name for name, dtype in _TORCH.items()}
 _LAYOUTS = ("BlockedLayout", "DotOperandLayout", "NVMMADistributedLayout", "SliceLayout", "SwizzledSharedLayout")
 
 
-_LAYOUTS = ("BlockedLayout", "DotOperandLayout", "NVMMADistributedLayout", "SliceLayout", "SwizzledSharedLayout")
-
-
 class RaceError(RuntimeError):
     """Something was read or overwritten too early."""
 

@@ -5,9 +5,10 @@ Exact arithmetic of literals, a sign and one quotient; everything else is a form
 
 from fractions import Fraction
 
+from attngen import ir
 from attngen.diagnostics import Diagnostic
 from attngen.spec import grammar
-from attngen.spec.lexer import FormulaMistake, in_range
+from attngen.spec.lexer import FormulaMistake
 from attngen.spec.near import near, quoted
 from attngen.spec.raw import RawInput
 from attngen.spec.source import refused, source
@@ -17,7 +18,7 @@ from attngen.spec.syntax import Literal, Operation, Syntax
 def constant(tree: Syntax) -> Fraction | None:
     """The value of `3`, `-0.5` or `-1/2`, None for what is not a number that float32 can hold."""
     value = _exact(tree)
-    return value if value is not None and in_range(value) else None
+    return value if value is not None and ir.in_range(value) else None
 
 
 def _exact(tree: Syntax) -> Fraction | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from attngen import ir
 from attngen.diagnostics import Diagnostic, Span
 from attngen.spec import limits
 from attngen.spec.source import Source, described
@@ -120,18 +121,12 @@ def _check_number(text: str, span: Span) -> None:
     exponent = re.split("[eE]", text)[1:]
     if exponent and abs(int(exponent[0])) > limits.LITERAL_EXPONENT:
         raise FormulaMistake(_out_of_range(text, span))
-    if not in_range(Fraction(text)):
+    if not ir.in_range(Fraction(text)):
         raise FormulaMistake(_out_of_range(text, span))
 
 
 def _out_of_range(text: str, span: Span) -> Diagnostic:
-    expected = "0, or a size between 1e-37 and 3.4e38: kernels compute in float32"
-    return Diagnostic(f"the number {text} is out of range", span, expected)
-
-
-def in_range(value: Fraction) -> bool:
-    """Whether float32 holds the number without overflow or underflow."""
-    return value == 0 or limits.SMALLEST_NUMBER <= abs(value) <= limits.LARGEST_NUMBER
+    return Diagnostic(f"the number {text} is out of range", span, ir.RANGE)
 
 
 def value(token: Token) -> Fraction:

@@ -4,8 +4,6 @@ A spec comes from anybody. Each bound is checked before the work that it bounds,
 or run out of stack. They are far above what a normalizer needs: the largest known ones have fewer than 100 nodes.
 """
 
-from fractions import Fraction
-
 FILE_BYTES = 64 * 1024
 YAML_NODES = 400
 YAML_NESTING = 8
@@ -14,9 +12,7 @@ FORMULA_NESTING = 64
 INLINED_NODES = 4_000  # of a formula whose lets are replaced by their formulas
 INLINED_NESTING = 100
 LITERAL_CHARACTERS = 40
-LITERAL_EXPONENT = 60  # powers of ten that are written out to be compared with the next two
-SMALLEST_NUMBER = Fraction(1, 10**37)  # kernels compute in float32, whose normal numbers begin a little below
-LARGEST_NUMBER = Fraction(2**128 - 2**104)  # float32's largest
+LITERAL_EXPONENT = 60  # powers of ten that are written out to be compared with float32's range
 IDENTIFIER_CHARACTERS = 60
 TITLE_CHARACTERS = 300
 MISTAKES_SHOWN = 50

@@ -31,7 +31,10 @@ FORWARD: dict[int, tuple[Tile, ...]] = {
     64: ((64, 128, 3, 4), (64, 128, 3, 2), (64, 128, 2, 4), (64, 64, 4, 4), (64, 64, 4, 2), (64, 64, 6, 4)),
     128: ((64, 128, 2, 2), (64, 128, 2, 4), (64, 64, 4, 2), (64, 64, 3, 2), (64, 64, 4, 4)),
 }
-BACKWARD: dict[int, tuple[Tile, ...]] = {64: ((64, 64, 3, 4), (64, 64, 3, 2), (64, 64, 2, 4), (64, 64, 4, 4))}
+BACKWARD: dict[int, tuple[Tile, ...]] = {
+    64: ((64, 64, 3, 4), (64, 64, 3, 2), (64, 64, 2, 4), (64, 64, 4, 4)),
+    128: ((64, 64, 2, 2), (64, 64, 2, 4)),
+}
 TABLES = {"forward": ("HOPPER_TILES", FORWARD), "backward": ("HOPPER_BACKWARD_TILES", BACKWARD)}
 LENGTHS = (2048, 8192)
 MOST_ERROR = 0.02  # of the largest element; bfloat16 gives a few thousandths
