@@ -110,6 +110,15 @@ def _vector(base, places, limit, stride):
 
 
 @triton.jit
+def _turn(blocks, together):
+    """Which block of which head a program is for: the blocks of `together` heads take turns, the first of each first."""
+    number = tl.program_id(0)
+    band = blocks * together  # programs of heads that go together; the last may be fewer
+    beside = tl.minimum(together, (tl.num_programs(0) - number // band * band) // blocks)
+    return number % band // beside, number // band * together + number % band % beside
+
+
+@triton.jit
 def _head(base, batch, stride_batch, head, stride_head):
     """Where the rows of one head begin, in 64 bits."""
     return base + tl.cast(batch, tl.int64) * stride_batch + tl.cast(head, tl.int64) * stride_head
@@ -126,20 +135,20 @@ def _settled(accumulator, CUDA: tl.constexpr):
     return accumulator
 
 
-@triton.jit(repr=_shown_as("cosformer_forward"))
+@triton.jit(repr=_shown_as("cosformer_forward"), do_not_specialize=["together"])
 def cosformer_forward(
     q_ptr, k_ptr, v_ptr, out_ptr, length_in_ptr, z_ptr,
     q_stride_b, q_stride_h, q_stride_n: tl.constexpr, q_stride_d: tl.constexpr, k_stride_b, k_stride_h, k_stride_n: tl.constexpr, k_stride_d: tl.constexpr,
     v_stride_b, v_stride_h, v_stride_n: tl.constexpr, v_stride_d: tl.constexpr,
-    heads, group, n_q, n_k, scale, left, right, offset,
+    heads, group, n_q, n_k, scale, left, right, offset, together,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
 ):  # fmt: skip
     """Grid: one program per block of BLOCK_M queries, batch and head. `left`, `right`: keys seen beside a position."""
 
     blocks = tl.cdiv(n_q, BLOCK_M)
-    block = blocks - 1 - tl.program_id(0) % blocks  # under a causal mask the longest rows begin first
-    batch_head = tl.program_id(0) // blocks
+    turn, batch_head = _turn(blocks, together)
+    block = blocks - 1 - turn  # under a causal mask the longest rows begin first
     batch = batch_head // heads
     q_head = batch_head % heads
     kv_head = q_head // group
@@ -224,21 +233,21 @@ def cosformer_forward(
         tl.store(z_ptr + row + rows, z, mask=rows < n_q)
 
 
-@triton.jit(repr=_shown_as("cosformer_backward_query"))
+@triton.jit(repr=_shown_as("cosformer_backward_query"), do_not_specialize=["together"])
 def cosformer_backward_query(
     do_ptr, q_ptr, k_ptr, v_ptr, length_in_ptr, out_ptr, z_ptr,
     dq_ptr, delta_ptr,
     do_stride_b, do_stride_h, do_stride_n: tl.constexpr, do_stride_d: tl.constexpr, q_stride_b, q_stride_h, q_stride_n: tl.constexpr, q_stride_d: tl.constexpr,
     k_stride_b, k_stride_h, k_stride_n: tl.constexpr, k_stride_d: tl.constexpr, v_stride_b, v_stride_h, v_stride_n: tl.constexpr, v_stride_d: tl.constexpr,
-    heads, group, n_q, n_k, scale, left, right, offset,
+    heads, group, n_q, n_k, scale, left, right, offset, together,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
 ):  # fmt: skip
     """Grid: one program per block of BLOCK_M queries, batch and head. Runs before the key kernel."""
 
     blocks = tl.cdiv(n_q, BLOCK_M)
-    block = blocks - 1 - tl.program_id(0) % blocks
-    batch_head = tl.program_id(0) // blocks
+    turn, batch_head = _turn(blocks, together)
+    block = blocks - 1 - turn
     batch = batch_head // heads
     q_head = batch_head % heads
     kv_head = q_head // group
@@ -316,22 +325,21 @@ def cosformer_backward_query(
     tl.store(delta_ptr + row + rows, delta, mask=rows < n_q)
 
 
-@triton.jit(repr=_shown_as("cosformer_backward_key"))
+@triton.jit(repr=_shown_as("cosformer_backward_key"), do_not_specialize=["together"])
 def cosformer_backward_key(
     do_ptr, q_ptr, k_ptr, v_ptr, length_in_ptr, z_ptr, delta_ptr,
     dk_ptr, dv_ptr,
     do_stride_b, do_stride_h, do_stride_n: tl.constexpr, do_stride_d: tl.constexpr, q_stride_b, q_stride_h, q_stride_n: tl.constexpr, q_stride_d: tl.constexpr,
     k_stride_b, k_stride_h, k_stride_n: tl.constexpr, k_stride_d: tl.constexpr, v_stride_b, v_stride_h, v_stride_n: tl.constexpr, v_stride_d: tl.constexpr,
-    heads, group, n_q, n_k, scale, left, right, offset,
+    heads, group, n_q, n_k, scale, left, right, offset, together,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
 ):  # fmt: skip
     """Grid: one program per block of BLOCK_N keys, batch and key head."""
 
     blocks = tl.cdiv(n_k, BLOCK_N)
-    block = tl.program_id(0) % blocks  # under a causal mask the first keys are seen by most queries
     kv_heads = heads // group
-    batch_kv_head = tl.program_id(0) // blocks
+    block, batch_kv_head = _turn(blocks, together)  # under a causal mask the first keys are seen by most queries
     batch = batch_kv_head // kv_heads
     kv_head = batch_kv_head % kv_heads
     first_key = block * BLOCK_N
@@ -615,6 +623,24 @@ def _constants(kernel: str, query: Tensor, value: Tensor, call: Call) -> dict[st
     }
 
 
+@functools.cache
+def _l2_bytes(device: torch.device) -> int:
+    """The second-level cache of the GPU; 40 MiB where there is none."""
+    here = device.type == "cuda" and torch.cuda.is_available()
+    return torch.cuda.get_device_properties(device).L2_cache_size if here else 40 << 20
+
+
+def _together(first: Tensor, second: Tensor, heads: int, call: Call) -> int:
+    """How many heads' blocks take turns, which evens out their unequal rows under a mask.
+
+    Blocks of `heads` heads walk over `first` and `second`; half of the L2 cache holds these for so many heads.
+    """
+    if not _is_masked(first, call):
+        return 1
+    bytes_of_batch = sum(tensor.shape[1:].numel() * tensor.element_size() for tensor in (first, second))
+    return max(1, _l2_bytes(first.device) // 2 * heads // bytes_of_batch)
+
+
 def _rows(query: Tensor) -> Tensor:
     """Uninitialized float32, one per query row: (B, Hq, Nq)."""
     return query.new_empty(query.shape[:3], dtype=torch.float32)
@@ -641,7 +667,8 @@ def launch_forward(
     cosformer_forward[grid](
         query, key, value, out, inputs[0], *saved,
         *query.stride(), *key.stride(), *value.stride(), *_strides((), inputs),
-        heads, heads // key.shape[1], n_q, key.shape[2], call.scale, call.left, call.right, call.offset, **constants,
+        heads, heads // key.shape[1], n_q, key.shape[2], call.scale, call.left, call.right, call.offset,
+        _together(key, value, heads, call), **constants,
     )  # fmt: skip
     return out, *(x for x in saved if x is not None)
 
@@ -672,13 +699,13 @@ def launch_backward(
         constants = _constants("backward_query", query, value, call)
         cosformer_backward_query[(triton.cdiv(n_q, constants["BLOCK_M"]) * batch * heads,)](
             d_out, query, key, value, inputs[0], out, *saved, dq, delta,
-            *strides, *_strides((), inputs), *sizes, **constants,
+            *strides, *_strides((), inputs), *sizes, _together(key, value, heads, call), **constants,
         )  # fmt: skip
     if wants_k or wants_v:
         constants = _constants("backward_key", query, value, call)
         cosformer_backward_key[(triton.cdiv(n_k, constants["BLOCK_N"]) * batch * kv_heads,)](
             d_out, query, key, value, inputs[0], saved[0], delta, dk, dv,
-            *strides, *_strides((), inputs), *sizes, **constants,
+            *strides, *_strides((), inputs), *sizes, _together(query, d_out, kv_heads, call), **constants,
         )  # fmt: skip
     return dq, dk, dv
 
