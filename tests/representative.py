@@ -16,8 +16,6 @@ REPRESENTATIVE = (
     "two_temperatures",  # two pivots
 )
 
-# What the kernels for Hopper leave to the others: searches, inputs with a query and a key axis, cosines, more than
-# registers hold.
-BEYOND_HOPPER = frozenset(
-    {"additive_bias", "alpha_entmax", "cosformer", "entmax15", "scaled_cosine", "softpick", "sparsemax"}
-)
+# What the kernels for Hopper leave to the others: inputs with a query and a key axis, cosines, formulas that registers
+# don't hold.
+BEYOND_HOPPER = frozenset({"additive_bias", "cosformer", "scaled_cosine", "softpick"})

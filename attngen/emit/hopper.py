@@ -1,8 +1,8 @@
 """The target Hopper: `OpPlan` -> what the templates of its kernels print, or None if they can't say the plan.
 
 The formulas are those of the plain Triton kernels, in a spelling of fewer instructions (`printers.HOPPER`); what is the
-kernels' own is their structure: a warp that loads, warpgroups that compute, asynchronous products. Searches for a root,
-inputs with a query and a key axis, and formulas that need more registers than there are, are left to the plain kernels.
+kernels' own is their structure: a warp that loads, warpgroups that compute, asynchronous products. Inputs with a query
+and a key axis, and formulas that need more registers than there are, are left to the plain kernels.
 """
 
 from dataclasses import replace
@@ -30,9 +30,9 @@ LOG1P_SHORT = (-0.02386915, 0.10122229, -0.21004869, 0.3252067, -0.49936134, 0.9
 def is_served(plan: OpPlan) -> bool:
     """Whether the kernels for Hopper know this kind of plan."""
     forward = plan.analysis.forward
-    searched = any(this.root for this in forward.passes)
+    in_walks = all(this.carries or not this.root for this in forward.passes)  # trials without sums need no walk
     pairs = any({"query", "key"} <= set(i.axes) for i in plan.normalizer.inputs)
-    in_form = not searched and not pairs
+    in_form = in_walks and not pairs
     return in_form and not _uses_stack(plan) and max(map(_lines, _printed(plan))) <= MOST_LINES
 
 
@@ -118,20 +118,22 @@ def _walks(passes: tuple[PassText, ...], uniform: tuple[AccumulatorText, ...]) -
     for number, this in enumerate(passes, start=1):
         name = "weights" if number == len(passes) else f"statistics{number}"
         products = tuple(a for a in this.accumulators if a not in uniform)
-        walks.append(_walk(replace(this, accumulators=products), name, left))
-        left += (*walks[-1].state, *map(computed, this.statistics))
+        searched = (this.root.name,) if this.root else ()
+        walks.append(_walk(replace(this, accumulators=products), name, left + searched))
+        left += (*searched, *walks[-1].state, *map(computed, this.statistics))
     return tuple(walks)
 
 
 def _walk(this: PassText, function: str, left: tuple[str, ...]) -> HopperWalk:
     """`left` are the names of what the walks before leave behind."""
     pivots, carries = [p.name for p in this.pivots], [c.name for c in this.carries]
+    state = (*pivots, *carries)
     rescales = tuple(dict.fromkeys(a.rescale for a in this.accumulators if a.rescale))
     return HopperWalk(
         text=this,
         function=function,
-        given=_given(this, left),
-        state=(*pivots, *carries),
+        given=_given(this, tuple(name for name in left if name not in state)),  # searches sum up under the same names
+        state=state,
         kept=(*(f"{name}_kept" for name in pivots), *carries),
         products=_products(this.accumulators),
         rescales=rescales,

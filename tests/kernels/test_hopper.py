@@ -75,6 +75,9 @@ LIMITS = {
     ("affine_scaled", 128): (510, 1.04),
     ("t_softmax", 128): (830, 1.1),  # the last of two walks
     ("two_temperatures", 128): (1850, 2.3),  # two accumulators: a quarter of the keys per tile
+    ("sparsemax", 128): (400, 0),  # the last walk, behind those of the search
+    ("alpha_entmax", 64): (2200, 1.1),
+    ("alpha_entmax", 128): (2200, 1.1),
 }
 
 
@@ -100,7 +103,7 @@ def test_float16_is_served_where_weights_are_bounded() -> None:
 
 
 def test_what_the_kernels_cannot_say_is_left_to_the_others() -> None:
-    for name in ("additive_bias", "cosformer", "softpick", "sparsemax"):
+    for name in ("additive_bias", "cosformer", "softpick"):
         spec = read(name)
         assert name in BEYOND_HOPPER
         assert compilation(name).source == compile_spec(spec.text, spec.path).source

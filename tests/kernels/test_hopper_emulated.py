@@ -78,8 +78,36 @@ def test_no_order_of_events_changes_the_output(seed: int) -> None:
     assert error_of(compilation("softmax"), replace(CAUSAL, n_k=900, is_causal=False), seed) <= 1
 
 
-# a row value; accumulators; the weighted sum that a step follows
-@pytest.mark.parametrize("name", ["softmax", "two_temperatures", "transnormer"])
+UNLIKE = Case(n_q=128, n_k=64, d=64, d_v=64, dtype="bfloat16", is_causal=True, alignment="lower_right")
+TWO_SEARCHES = """\
+name: two_searches
+let:
+  low: {root: "sum(relu(s - low)) - 1", between: [amax(s) - 1, amax(s)]}
+  tau: {root: "mean(softplus(tau - s - low)) - 2 - low", between: [low - 30, low + 30]}
+weights: sigmoid(s - tau)
+"""
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        ("alpha_entmax", replace(UNLIKE, n_q=70, n_k=90, d=128, d_v=128)),
+        ("entmax15", replace(UNLIKE, n_q=70, n_k=140, is_causal=False, window=(70, 3), dtype="float16")),
+        ("sparsemax", UNLIKE),  # one consumer's rows see no keys
+    ],
+)
+def test_output_of_searches(name: str, case: Case, seed: int) -> None:
+    assert error_of(compilation(name), case, seed) <= 1
+
+
+def test_output_of_two_searches() -> None:
+    built = compile_spec(TWO_SEARCHES, "two_searches.yaml", target="hopper")
+    assert error_of(built, replace(UNLIKE, n_q=70, n_k=70)) <= 1
+
+
+# a row value; accumulators; the weighted sum that a step follows; a root
+@pytest.mark.parametrize("name", ["softmax", "sparsemax", "two_temperatures", "transnormer"])
 def test_what_is_saved_serves_the_backward(name: str) -> None:
     built = compilation(name)
     module = load_module(built)
@@ -180,6 +208,21 @@ WALKS_MUTANTS = {
     "scores are not awaited": ("qk = warpgroup_mma_wait(0, deps=(qk_next,))", "qk = qk_next.result"),
 }  # fmt: skip
 
+# The same of a number of walks that the rows decide.
+VOTE_MUTANTS = {
+    "a vote is not awaited": ("mbarrier.wait(voted.index(0), parity)", "pass"),
+    "the phase is wrong": ("mbarrier.wait(voted.index(0), parity)", "mbarrier.wait(voted.index(0), 0)"),
+    "one vote suffices": ("voted = _barriers(1, CONSUMERS)", "voted = _barriers(1, 1)"),
+    "the first one's vote alone counts": ("for consumer in gl.static_range(1, CONSUMERS):", "for consumer in ():"),
+    "the last turn's votes are read": ("mbarrier.wait(voted.index(0), parity)",
+                                       "mbarrier.wait(voted.index(0), parity)\n    parity ^= 1"),
+    "keys come no sooner than the vote": ("before + ahead, before + ahead + tiles):\n            first_key",
+                                          "before, before + tiles):\n            first_key"),
+    "the producer stops a walk early": ("before += tiles\n        another = _another_walk(votes, voted, parity)",
+                                        "before += tiles\n        another = parity * _another_walk(votes, voted, 0)"),
+    "the producer doesn't count trials": ("before += tiles\n        another", "another"),
+}  # fmt: skip
+
 BACKWARD_MUTANTS = {
     "a slot is never let go": ("mbarrier.arrive(empty.index(slot), count=1)", "pass"),
     "queries are overwritten": ("mbarrier.wait(empty.index(slot), phase)", "pass"),
@@ -197,10 +240,11 @@ BACKWARD_MUTANTS = {
         *(("softmax", mistake) for mistake in MUTANTS),
         *(("t_softmax", mistake) for mistake in WALKS_MUTANTS),
         *(("affine_scaled", mistake) for mistake in SUMS_MUTANTS),
+        *(("sparsemax", mistake) for mistake in VOTE_MUTANTS),
     ],
 )
 def test_mistakes_in_the_protocol_show(name: str, mistake: str) -> None:
-    built, (right, wrong) = compilation(name), (MUTANTS | WALKS_MUTANTS | SUMS_MUTANTS)[mistake]
+    built, (right, wrong) = compilation(name), (MUTANTS | WALKS_MUTANTS | SUMS_MUTANTS | VOTE_MUTANTS)[mistake]
     assert built.source.count(right) == 1
     mutant = replace(built, source=built.source.replace(right, wrong))
 
@@ -211,6 +255,8 @@ def test_mistakes_in_the_protocol_show(name: str, mistake: str) -> None:
             return "RaceError" in str(error) or "DeadlockError" in str(error)
 
     cases = [replace(CAUSAL, n_k=900, is_causal=False)]
+    if mistake in VOTE_MUTANTS:
+        cases = [UNLIKE]
     if mistake in SUMS_MUTANTS:  # whole tiles alone, and tiles at edges alone
         cases = [replace(CAUSAL, n_q=64, n_k=896, is_causal=False), replace(CASES[3], n_q=256)]
     assert any(shows(case, seed) for seed in range(5) for case in cases)
