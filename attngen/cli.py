@@ -9,22 +9,29 @@ about specs or ops.
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from attngen.cli_options import (
+    FOUND,
+    INTERNAL,
+    USAGE,
+    Statics,
+    compile_all,
+    compiled,
+    exit_unless,
+    known_targets,
+    parse_tile,
+    spec_argument,
+    statics_option,
+)
 from attngen.diagnostics import InternalError, SpecError
-from attngen.files import current, write_atomically
+from attngen.files import write_atomically
 from attngen.stagetext import STAGES
 from attngen.version import __version__
 
-if TYPE_CHECKING:
-    from attngen.pipeline import Compilation
-    from attngen.target import Target
-
-FOUND, USAGE, INTERNAL = 1, 2, 3
 FORMATS = ("text", "latex", "html")  # of attngen.explain.render, which brings in the whole compiler
-Statics = tuple[tuple[str, str], ...]
 
 
 class _Group(click.Group):
@@ -44,20 +51,6 @@ class _Group(click.Group):
         except OSError as error:  # a file that isn't there, a folder that can't be written
             click.echo(f"Error: {error}", err=True)
             ctx.exit(USAGE)
-
-
-def _parse_setting(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> Statics:
-    pairs = tuple(value.partition("=") for value in values)
-    for name, equals, number in pairs:
-        if not (name and equals and number):
-            raise click.BadParameter(f"'{name}{equals}{number}' should be NAME=VALUE")
-    return tuple((name.strip(), number.strip()) for name, _, number in pairs)
-
-
-_spec = click.argument("spec", metavar="SPEC")
-_statics = click.option(
-    "--set", "statics", metavar="NAME=VALUE", multiple=True, callback=_parse_setting, help="Value of a static input."
-)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -81,36 +74,38 @@ def main() -> None:
 @click.option("--target", type=click.Choice(("cpu", "hopper")),
               help="cpu: also compile the native kernels, ahead of their first use. hopper: also write kernels for "
               "Hopper, which have been compiled and not yet run, and take them there.")  # fmt: skip
-@_statics
+@statics_option
 def build(specs: tuple[str, ...], output: Path, statics: Statics, check: bool, **options: str | None) -> None:
     """Write SPEC's op as a Python file.
 
     The file is DIR/NAME.py, with the name that the spec gives, and imports torch and triton only. If one of
     several specs has a mistake, nothing is written. A file that is right already is not touched.
     """
+    from attngen import cli_build
+
     emit, target = options["emit"], options["target"]
-    compilations = _compile_all(specs, statics, "hopper" if target == "hopper" else "any")
+    compilations = compile_all(specs, statics, "hopper" if target == "hopper" else "any")
     if emit is not None:
-        _print_stage(compilations, emit)
+        cli_build.print_stage(compilations, emit)
     elif check:
-        _check(_outputs(compilations, output))
+        cli_build.check(cli_build.outputs(compilations, output))
     else:
-        _write(_outputs(compilations, output))
-        _serve_target(compilations, target)
+        cli_build.write(cli_build.outputs(compilations, output))
+        cli_build.serve_target(compilations, target)
 
 
 @main.command()
-@_spec
+@spec_argument
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="Write to FILE, not to the terminal.")  # fmt: skip
-@_statics
+@statics_option
 def explain(spec: str, form: str, output: Path | None, statics: Statics) -> None:
     """Show how SPEC's formula was compiled.
 
     It tells the passes over the keys, the carries and their merge, the stable form and the gradients, as formulas.
     """
-    compilation = _compile(spec, statics)
+    compilation = compiled(spec, statics)
     from attngen.explain.render import render
 
     text = render(compilation, form)
@@ -121,21 +116,21 @@ def explain(spec: str, form: str, output: Path | None, statics: Statics) -> None
 
 
 @main.command()
-@_spec
+@spec_argument
 @click.option("--target", "targets", multiple=True, metavar="ARCH", help="sm_90, gfx942, ...; all that are known.")
 @click.option("--save-binary", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
               help="Write the binaries and their assembly to DIR.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One object per kernel and configuration.")
 @click.option("--kernels", type=click.Choice(("any", "hopper")),
               help="hopper: what a module built for Hopper launches, on sm_90.")  # fmt: skip
-@_statics
+@statics_option
 def audit(spec: str, targets: tuple[str, ...], save_binary: Path | None, as_json: bool, **options: Any) -> None:
     """Compile SPEC's kernels without a GPU.
 
     Reports registers, shared memory, spills and instructions for each configuration on each architecture. Fails
     if a configuration does not compile, does not fit, or spills.
     """
-    compilation = _compile(
+    compilation = compiled(
         spec, options["statics"], options["kernels"]
     )  # a mistake in the spec is told before torch is imported
     from attngen.audit.module import Request, audit_module
@@ -143,28 +138,28 @@ def audit(spec: str, targets: tuple[str, ...], save_binary: Path | None, as_json
     from attngen.runtime.loader import load_module
 
     request = Request(save_binary=save_binary)
-    request = replace(request, targets=_known_targets(targets)) if targets else request
+    request = replace(request, targets=known_targets(targets)) if targets else request
     progress = partial(click.echo, err=True)
     found = audit_module(load_module(compilation), compilation.normalizer, request, progress)
     click.echo(to_json(found) if as_json else render(found))
-    _exit_unless(not found.findings)
+    exit_unless(not found.findings)
 
 
 @main.command()
-@_spec
+@spec_argument
 @click.option("--device", type=click.Choice(("cpu", "cuda")), default="cpu", show_default=True)
 @click.option("--examples", type=click.IntRange(min=1), default=50, show_default=True, help="Cases per property.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Equal seeds give equal cases.")
 @click.option("--replay", metavar="JSON", help="Run this one case, as the report of a failure prints it.")
 @click.option("--interpret", is_flag=True, help="Run the Triton kernels in Triton's interpreter, on the CPU.")
-@_statics
+@statics_option
 def verify(spec: str, replay: str | None, interpret: bool, statics: Statics, **settings: Any) -> None:
     """Test SPEC's op against its formula.
 
     The op is held to the formula's float64 meaning on random cases: values, gradients, masks, layouts, claims.
     Fails with the smallest case that is wrong, and with the command that replays it.
     """
-    compilation = _compile(spec, statics)
+    compilation = compiled(spec, statics)
     from attngen.cli_verify import Verification
 
     command = " ".join([spec, *(f"--set {name}={value}" for name, value in statics)])
@@ -173,7 +168,7 @@ def verify(spec: str, replay: str | None, interpret: bool, statics: Statics, **s
         passed = verification.replay(replay) if replay is not None else verification.run()
     except ValueError as error:  # a replay that isn't one, a device that isn't there
         raise click.UsageError(str(error)) from None
-    _exit_unless(passed)
+    exit_unless(passed)
 
 
 @main.command()
@@ -212,14 +207,6 @@ def bench(specs: tuple[str, ...], action: str | None, output: Path | None, **opt
         raise click.UsageError(str(error)) from None
 
 
-def _parse_tile(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
-    tiles = [value.split(",") for value in values]
-    for tile in tiles:
-        if len(tile) != 4 or not all(number.isdigit() for number in tile):
-            raise click.BadParameter(f"'{','.join(tile)}' should be QUERIES,KEYS,WARPS,STAGES")
-    return tuple(tuple(map(int, tile)) for tile in tiles)
-
-
 @main.command()
 @click.argument("specs", metavar="SPEC...", nargs=-1, required=True)
 @click.option("--device", type=click.Choice(("cuda", "cpu")), default="cuda", show_default=True)
@@ -230,7 +217,7 @@ def _parse_tile(_ctx: click.Context, _param: click.Parameter, values: tuple[str,
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True)
 @click.option("--compile-only", is_flag=True, help="Time nothing: rank tiles by what their machine code needs.")
 @click.option("--target", default="sm_90", show_default=True, metavar="ARCH", help="For --compile-only.")
-@click.option("--tile", "tiles", multiple=True, callback=_parse_tile, metavar="M,N,WARPS,STAGES",
+@click.option("--tile", "tiles", multiple=True, callback=parse_tile, metavar="M,N,WARPS,STAGES",
               help="For --compile-only: these tiles alone.")  # fmt: skip
 @click.option("--forget", is_flag=True, help="Remove what was found on this machine, and search nothing.")
 def tune(specs: tuple[str, ...], compile_only: bool, target: str, tiles: Any, forget: bool, **options: Any) -> None:
@@ -240,7 +227,7 @@ def tune(specs: tuple[str, ...], compile_only: bool, target: str, tiles: Any, fo
     loaded through `attngen.load`. Nothing is tuned unless this command is run.
     """
     for spec in specs:
-        _compile(spec, ())  # a mistake in a spec is told before torch is imported
+        compiled(spec, ())  # a mistake in a spec is told before torch is imported
     from attngen import cli_tune
 
     try:
@@ -276,7 +263,7 @@ def lift(target: str, shapes: tuple[str, ...], output: Path) -> None:
         lifted = run(target, shapes, output)
     except (ValueError, ImportError) as error:
         raise click.UsageError(str(error)) from None
-    _exit_unless(lifted)
+    exit_unless(lifted)
 
 
 @main.command("list")
@@ -289,7 +276,7 @@ def list_specs(markdown: bool) -> None:
     if markdown:
         from attngen.explain.catalogue import catalogue
 
-        click.echo(catalogue(_compile_all(tuple(path.stem for path in catalog.shipped()), ())), nl=False)
+        click.echo(catalogue(compile_all(tuple(path.stem for path in catalog.shipped()), ())), nl=False)
         return
     for path in catalog.shipped():
         spec = read_spec_file(path)
@@ -305,91 +292,6 @@ def schema() -> None:
     from attngen.spec.schema import schema_text
 
     click.echo(schema_text(), nl=False)
-
-
-def _exit_unless(fine: bool) -> None:
-    if not fine:
-        click.get_current_context().exit(FOUND)
-
-
-def _known_targets(names: tuple[str, ...]) -> tuple[str, ...]:
-    from attngen.audit.targets import TARGETS
-
-    for name in names:
-        if name not in TARGETS:
-            raise click.BadParameter(f"'{name}' is not one of {', '.join(TARGETS)}", param_hint="--target")
-    return names
-
-
-def _compile(spec: str, statics: Statics, target: "Target | None" = None) -> "Compilation":
-    """For the target that the environment asks for if none is given."""
-    from attngen import catalog
-    from attngen.pipeline import compile_spec
-    from attngen.target import chosen_target
-
-    found = catalog.read(spec)
-    try:
-        target = target or chosen_target()
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-    return compile_spec(found.text, found.path, dict(statics), target)
-
-
-def _compile_all(specs: tuple[str, ...], statics: Statics, target: "Target" = "any") -> tuple["Compilation", ...]:
-    """All of them, or one SpecError's message per spec that is wrong."""
-    compilations, mistakes = [], []
-    for spec in specs:
-        try:
-            compilations.append(_compile(spec, statics, target))
-        except SpecError as error:
-            mistakes.append(error.render())
-    click.echo("\n".join(mistakes), err=True, nl=bool(mistakes))
-    _exit_unless(not mistakes)
-    return tuple(compilations)
-
-
-def _print_stage(compilations: tuple["Compilation", ...], stage: str) -> None:
-    from attngen.pipeline import stage_text
-
-    for compilation in compilations:
-        click.echo(stage_text(compilation, stage))
-
-
-def _outputs(compilations: tuple["Compilation", ...], folder: Path) -> dict[Path, str]:
-    """What each file should hold."""
-    outputs: dict[Path, str] = {}
-    for compilation in compilations:
-        path = folder / f"{compilation.normalizer.name}.py"
-        if path in outputs:
-            raise click.UsageError(f"two of the specs are named '{compilation.normalizer.name}'")
-        outputs[path] = compilation.source
-    return outputs
-
-
-def _serve_target(compilations: tuple["Compilation", ...], target: str | None) -> None:
-    from attngen import cli_build
-
-    if target == "cpu":
-        cli_build.build_native(compilations)
-    elif target == "hopper":
-        cli_build.tell_of_others(compilations)
-
-
-def _check(outputs: dict[Path, str]) -> None:
-    stale = [path for path, text in outputs.items() if not current(path, text)]
-    for path in stale:
-        click.echo(f"{path} is not what attngen {__version__} writes" if path.exists() else f"{path} is missing")
-    _exit_unless(not stale)
-
-
-def _write(outputs: dict[Path, str]) -> None:
-    for path, text in outputs.items():
-        if current(path, text):
-            click.echo(f"{path} is up to date")
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
-        click.echo(f"{path} written")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,80 @@
+"""What commands of the command line share: options and how their text is read, and the specs that are compiled.
+
+Each command imports what it needs when it runs, and so do these functions.
+"""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from attngen.diagnostics import SpecError
+
+if TYPE_CHECKING:
+    from attngen.pipeline import Compilation
+    from attngen.target import Target
+
+FOUND, USAGE, INTERNAL = 1, 2, 3  # exit codes
+Statics = tuple[tuple[str, str], ...]
+
+
+def parse_setting(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> Statics:
+    pairs = tuple(value.partition("=") for value in values)
+    for name, equals, number in pairs:
+        if not (name and equals and number):
+            raise click.BadParameter(f"'{name}{equals}{number}' should be NAME=VALUE")
+    return tuple((name.strip(), number.strip()) for name, _, number in pairs)
+
+
+spec_argument = click.argument("spec", metavar="SPEC")
+statics_option = click.option(
+    "--set", "statics", metavar="NAME=VALUE", multiple=True, callback=parse_setting, help="Value of a static input."
+)
+
+
+def parse_tile(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    tiles = [value.split(",") for value in values]
+    for tile in tiles:
+        if len(tile) != 4 or not all(number.isdigit() for number in tile):
+            raise click.BadParameter(f"'{','.join(tile)}' should be QUERIES,KEYS,WARPS,STAGES")
+    return tuple(tuple(map(int, tile)) for tile in tiles)
+
+
+def exit_unless(fine: bool) -> None:
+    if not fine:
+        click.get_current_context().exit(FOUND)
+
+
+def known_targets(names: tuple[str, ...]) -> tuple[str, ...]:
+    from attngen.audit.targets import TARGETS
+
+    for name in names:
+        if name not in TARGETS:
+            raise click.BadParameter(f"'{name}' is not one of {', '.join(TARGETS)}", param_hint="--target")
+    return names
+
+
+def compiled(spec: str, statics: Statics, target: "Target | None" = None) -> "Compilation":
+    """For the target that the environment asks for if none is given."""
+    from attngen import catalog
+    from attngen.pipeline import compile_spec
+    from attngen.target import chosen_target
+
+    found = catalog.read(spec)
+    try:
+        target = target or chosen_target()
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    return compile_spec(found.text, found.path, dict(statics), target)
+
+
+def compile_all(specs: tuple[str, ...], statics: Statics, target: "Target" = "any") -> tuple["Compilation", ...]:
+    """All of them, or one SpecError's message per spec that is wrong."""
+    compilations, mistakes = [], []
+    for spec in specs:
+        try:
+            compilations.append(compiled(spec, statics, target))
+        except SpecError as error:
+            mistakes.append(error.render())
+    click.echo("\n".join(mistakes), err=True, nl=bool(mistakes))
+    exit_unless(not mistakes)
+    return tuple(compilations)
