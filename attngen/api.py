@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attngen import catalog
+from attngen.build import DEFAULT, Build, chosen_build
 from attngen.paths import data_dir, package_dir
-from attngen.target import Target, chosen_target
 from attngen.version import __version__
 
 if TYPE_CHECKING:
@@ -28,33 +28,34 @@ def load(spec: str | os.PathLike[str], /, **statics: object) -> Callable[..., An
     (B, Hkv, Nk, Dv), then the spec's inputs as keywords. See its docstring; `inspect.getmodule` gives its module.
 
     Raises SpecError for a spec that is wrong, FileNotFoundError for one that isn't there, CacheError where the cache
-    folder isn't safe (`ATTNGEN_CACHE_DIR` names another). ATTNGEN_TARGET=hopper asks for Hopper's own kernels.
+    folder isn't safe (`ATTNGEN_CACHE_DIR` names another). ATTNGEN_TARGET=hopper asks for Hopper's own kernels,
+    ATTNGEN_PRECISION=fast for approximate logistic functions and tanh in 16 bits on GPUs: see `attngen.build`.
     """
-    return load_text(catalog.read(spec), {name: str(value) for name, value in statics.items()}, chosen_target())
+    return load_text(catalog.read(spec), {name: str(value) for name, value in statics.items()}, chosen_build())
 
 
-def load_text(spec: catalog.SpecText, statics: dict[str, str], target: Target = "any") -> Callable[..., Any]:
+def load_text(spec: catalog.SpecText, statics: dict[str, str], build: Build = DEFAULT) -> Callable[..., Any]:
     """As `load`, of a spec's text."""
     # Loading an op brings torch with it; `import attngen` alone does not.
     from attngen.runtime.loader import load_built
     from attngen.runtime.tiles import use_tuned
 
-    name, module = load_built(request_digest(spec, statics, target), lambda: _compile(spec, statics, target))
+    name, module = load_built(request_digest(spec, statics, build), lambda: _compile(spec, statics, build))
     use_tuned(name, module)
     op: Callable[..., Any] = getattr(module, f"{name}_attention")
     return op
 
 
-def _compile(spec: catalog.SpecText, statics: dict[str, str], target: Target) -> "Compilation":
+def _compile(spec: catalog.SpecText, statics: dict[str, str], build: Build) -> "Compilation":
     from attngen.pipeline import compile_spec
 
-    return compile_spec(spec.text, spec.path, statics, target)
+    return compile_spec(spec.text, spec.path, statics, build)
 
 
-def request_digest(spec: catalog.SpecText, statics: dict[str, str], target: Target = "any") -> str:
-    """What the generated text depends on, as a SHA-256: spec, statics, target, version, the compiler's own files."""
+def request_digest(spec: catalog.SpecText, statics: dict[str, str], build: Build = DEFAULT) -> str:
+    """What the generated text depends on, as a SHA-256: spec, statics, build, version, the compiler's own files."""
     settings = (f"{name}={statics[name]}" for name in sorted(statics))
-    parts = [__version__, _compiler_digest(), target, spec.text, *settings]
+    parts = [__version__, _compiler_digest(), repr(build), spec.text, *settings]
     return _digest(part.encode("utf-8") for part in parts)
 
 

@@ -13,16 +13,19 @@ from typing import Any
 
 import click
 
+from attngen.build import Build, Precision
 from attngen.cli_options import (
     FOUND,
     INTERNAL,
     USAGE,
     Statics,
+    asked_build,
     compile_all,
     compiled,
     exit_unless,
     known_targets,
     parse_tile,
+    precision_option,
     spec_argument,
     statics_option,
 )
@@ -74,8 +77,9 @@ def main() -> None:
 @click.option("--target", type=click.Choice(("cpu", "hopper")),
               help="cpu: also compile the native kernels, ahead of their first use. hopper: also write kernels for "
               "Hopper, which have been compiled and not yet run, and take them there.")  # fmt: skip
+@precision_option
 @statics_option
-def build(specs: tuple[str, ...], output: Path, statics: Statics, check: bool, **options: str | None) -> None:
+def build(specs: tuple[str, ...], output: Path, statics: Statics, check: bool, **options: Any) -> None:
     """Write SPEC's op as a Python file.
 
     The file is DIR/NAME.py, with the name that the spec gives, and imports torch and triton only. If one of
@@ -83,8 +87,8 @@ def build(specs: tuple[str, ...], output: Path, statics: Statics, check: bool, *
     """
     from attngen import cli_build
 
-    emit, target = options["emit"], options["target"]
-    compilations = compile_all(specs, statics, "hopper" if target == "hopper" else "any")
+    emit, target, precision = options["emit"], options["target"], options["precision"]
+    compilations = compile_all(specs, statics, Build("hopper" if target == "hopper" else "any", precision or "exact"))
     if emit is not None:
         cli_build.print_stage(compilations, emit)
     elif check:
@@ -92,6 +96,7 @@ def build(specs: tuple[str, ...], output: Path, statics: Statics, check: bool, *
     else:
         cli_build.write(cli_build.outputs(compilations, output))
         cli_build.serve_target(compilations, target)
+        cli_build.tell_of_exact(compilations, precision)
 
 
 @main.command()
@@ -105,7 +110,7 @@ def explain(spec: str, form: str, output: Path | None, statics: Statics) -> None
 
     It tells the passes over the keys, the carries and their merge, the stable form and the gradients, as formulas.
     """
-    compilation = compiled(spec, statics)
+    compilation = compiled(spec, statics, asked_build())
     from attngen.explain.render import render
 
     text = render(compilation, form)
@@ -123,6 +128,7 @@ def explain(spec: str, form: str, output: Path | None, statics: Statics) -> None
 @click.option("--json", "as_json", is_flag=True, help="One object per kernel and configuration.")
 @click.option("--kernels", type=click.Choice(("any", "hopper")),
               help="hopper: what a module built for Hopper launches, on sm_90.")  # fmt: skip
+@precision_option
 @statics_option
 def audit(spec: str, targets: tuple[str, ...], save_binary: Path | None, as_json: bool, **options: Any) -> None:
     """Compile SPEC's kernels without a GPU.
@@ -130,9 +136,8 @@ def audit(spec: str, targets: tuple[str, ...], save_binary: Path | None, as_json
     Reports registers, shared memory, spills and instructions for each configuration on each architecture. Fails
     if a configuration does not compile, does not fit, or spills.
     """
-    compilation = compiled(
-        spec, options["statics"], options["kernels"]
-    )  # a mistake in the spec is told before torch is imported
+    build = asked_build(options["kernels"], options["precision"])
+    compilation = compiled(spec, options["statics"], build)  # a mistake in the spec is told before torch is imported
     from attngen.audit.module import Request, audit_module
     from attngen.audit.report import render, to_json
     from attngen.runtime.loader import load_module
@@ -152,17 +157,22 @@ def audit(spec: str, targets: tuple[str, ...], save_binary: Path | None, as_json
 @click.option("--seed", type=int, default=0, show_default=True, help="Equal seeds give equal cases.")
 @click.option("--replay", metavar="JSON", help="Run this one case, as the report of a failure prints it.")
 @click.option("--interpret", is_flag=True, help="Run the Triton kernels in Triton's interpreter, on the CPU.")
+@precision_option
 @statics_option
-def verify(spec: str, replay: str | None, interpret: bool, statics: Statics, **settings: Any) -> None:
+def verify(
+    spec: str, replay: str | None, precision: Precision | None, interpret: bool, statics: Statics, **settings: Any
+) -> None:
     """Test SPEC's op against its formula.
 
     The op is held to the formula's float64 meaning on random cases: values, gradients, masks, layouts, claims.
     Fails with the smallest case that is wrong, and with the command that replays it.
     """
-    compilation = compiled(spec, statics)
+    build = asked_build(precision=precision)
+    compilation = compiled(spec, statics, build)
     from attngen.cli_verify import Verification
 
-    command = " ".join([spec, *(f"--set {name}={value}" for name, value in statics)])
+    fast = ["--precision fast"] if build.precision == "fast" else []
+    command = " ".join([spec, *fast, *(f"--set {name}={value}" for name, value in statics)])
     verification = Verification(compilation, command, interpret, **settings)
     try:
         passed = verification.replay(replay) if replay is not None else verification.run()
@@ -227,7 +237,7 @@ def tune(specs: tuple[str, ...], compile_only: bool, target: str, tiles: Any, fo
     loaded through `attngen.load`. Nothing is tuned unless this command is run.
     """
     for spec in specs:
-        compiled(spec, ())  # a mistake in a spec is told before torch is imported
+        compiled(spec, (), asked_build())  # a mistake in a spec is told before torch is imported
     from attngen import cli_tune
 
     try:
@@ -276,7 +286,7 @@ def list_specs(markdown: bool) -> None:
     if markdown:
         from attngen.explain.catalogue import catalogue
 
-        click.echo(catalogue(compile_all(tuple(path.stem for path in catalog.shipped()), ())), nl=False)
+        click.echo(catalogue(compile_all(tuple(path.stem for path in catalog.shipped()), (), Build())), nl=False)
         return
     for path in catalog.shipped():
         spec = read_spec_file(path)

@@ -41,6 +41,13 @@ def serve_target(compilations: Iterable[Compilation], target: str | None) -> Non
         _tell_of_others(compilations)
 
 
+def tell_of_exact(compilations: Iterable[Compilation], precision: str | None) -> None:
+    """Which modules were asked to have fast forms and have none."""
+    for compilation in compilations:
+        if precision == "fast" and "_takes_fast_forms" not in compilation.source:
+            click.echo(f"{compilation.normalizer.name} has no fast form: it is exact", err=True)
+
+
 def check(texts: dict[Path, str]) -> None:
     """Exit as for something found unless each file holds its text."""
     stale = [path for path, text in texts.items() if not current(path, text)]

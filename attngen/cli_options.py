@@ -10,8 +10,8 @@ import click
 from attngen.diagnostics import SpecError
 
 if TYPE_CHECKING:
+    from attngen.build import Build, Precision, Target
     from attngen.pipeline import Compilation
-    from attngen.target import Target
 
 FOUND, USAGE, INTERNAL = 1, 2, 3  # exit codes
 Statics = tuple[tuple[str, str], ...]
@@ -29,6 +29,10 @@ spec_argument = click.argument("spec", metavar="SPEC")
 statics_option = click.option(
     "--set", "statics", metavar="NAME=VALUE", multiple=True, callback=parse_setting, help="Value of a static input."
 )
+precision_option = click.option(
+    "--precision", type=click.Choice(("exact", "fast")),
+    help="fast: logistic functions and tanh of 16 bits on GPUs from tanh.approx; weights err by up to 2.4e-4.",
+)  # fmt: skip
 
 
 def parse_tile(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
@@ -53,26 +57,31 @@ def known_targets(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def compiled(spec: str, statics: Statics, target: "Target | None" = None) -> "Compilation":
-    """For the target that the environment asks for if none is given."""
-    from attngen import catalog
-    from attngen.pipeline import compile_spec
-    from attngen.target import chosen_target
+def asked_build(target: "Target | None" = None, precision: "Precision | None" = None) -> "Build":
+    """What isn't given is what the environment asks for."""
+    from attngen.build import Build, chosen_build
 
-    found = catalog.read(spec)
     try:
-        target = target or chosen_target()
+        chosen = chosen_build()
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    return compile_spec(found.text, found.path, dict(statics), target)
+    return Build(target or chosen.target, precision or chosen.precision)
 
 
-def compile_all(specs: tuple[str, ...], statics: Statics, target: "Target" = "any") -> tuple["Compilation", ...]:
+def compiled(spec: str, statics: Statics, build: "Build") -> "Compilation":
+    from attngen import catalog
+    from attngen.pipeline import compile_spec
+
+    found = catalog.read(spec)
+    return compile_spec(found.text, found.path, dict(statics), build)
+
+
+def compile_all(specs: tuple[str, ...], statics: Statics, build: "Build") -> tuple["Compilation", ...]:
     """All of them, or one SpecError's message per spec that is wrong."""
     compilations, mistakes = [], []
     for spec in specs:
         try:
-            compilations.append(compiled(spec, statics, target))
+            compilations.append(compiled(spec, statics, build))
         except SpecError as error:
             mistakes.append(error.render())
     click.echo("\n".join(mistakes), err=True, nl=bool(mistakes))

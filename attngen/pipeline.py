@@ -11,9 +11,9 @@ from types import MappingProxyType
 
 from attngen.analysis.analyze import analyze
 from attngen.analysis.result import Analysis
+from attngen.build import DEFAULT, Build
 from attngen.diagnostics import SpecError
 from attngen.emit.assemble import assemble
-from attngen.emit.hopper import Target
 from attngen.emit.render import render
 from attngen.ir import Normalizer
 from attngen.schedule import OpPlan, schedule
@@ -35,9 +35,9 @@ class Compilation:
 
 
 def compile_spec(
-    text: str, path: str, statics: Mapping[str, str] = MappingProxyType({}), target: Target = "any"
+    text: str, path: str, statics: Mapping[str, str] = MappingProxyType({}), build: Build = DEFAULT
 ) -> Compilation:
-    """Compile a spec's text; `path` names it in messages, `statics` sets its static inputs, `target` adds kernels.
+    """Compile a spec's text; `path` names it in messages, `statics` sets its static inputs, `build` says for what.
 
     Raises SpecError for a mistake in the spec, InternalError if the plan disagrees with its formula.
     """
@@ -48,7 +48,7 @@ def compile_spec(
         check_plan(plan)
     except SpecError as mistake:
         raise mistake.located(path, text) from None
-    return Compilation(text, normalizer, analysis, plan, render(assemble(plan, digest(normalizer), target)))
+    return Compilation(text, normalizer, analysis, plan, render(assemble(plan, digest(normalizer), build)))
 
 
 def digest(normalizer: Normalizer) -> str:

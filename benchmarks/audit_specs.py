@@ -28,6 +28,7 @@ from attngen.audit.launch import launch_forward, launch_kernels
 from attngen.audit.module import row_of
 from attngen.audit.report import Row
 from attngen.audit.targets import TARGETS
+from attngen.build import Build
 from attngen.paths import data_dir
 from attngen.pipeline import Compilation, compile_spec
 from attngen.runtime.loader import load_module
@@ -40,7 +41,7 @@ def audited(target: str, spec: str) -> tuple[list[dict[str, Any]], list[str]]:
     text, known = catalog.read(spec), read_known(KNOWN)
     rows = rows_of(target, compile_spec(text.text, text.path), launch_kernels)
     if target == "sm_90":
-        hopper = compile_spec(text.text, text.path, target="hopper")
+        hopper = compile_spec(text.text, text.path, build=Build("hopper"))
         launch = (
             partial(launch_kernels, differentiate=False) if "_backward_hopper(" in hopper.source else launch_forward
         )

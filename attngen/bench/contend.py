@@ -63,7 +63,8 @@ def enter(peer: Peer, task: Task, exact: Results | None) -> Ready | Result:
         found = dict(zip(_NAMES[task.cell.direction], run(), strict=True))
         peak = _peak(task.device, before)
         errors = None if exact is None or attention.is_yardstick else _errors(found, exact, attention.layout, task)
-        return Ready(run, Result(task.cell, peer.name, "measured", note=attention.note, peak_bytes=peak, errors=errors))
+        result = Result(task.cell, peer.name, "measured", note=attention.note, precision=attention.precision)
+        return Ready(run, replace(result, peak_bytes=peak, errors=errors))
     except Exception as error:
         return failure(peer.name, task.cell, error)
 

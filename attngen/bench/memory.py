@@ -49,7 +49,8 @@ def peak_of(spec: str, cell: Cell, contender: str, seconds: float) -> Result:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         return Result(cell, contender, "failed", last[:240])
     answer = json.loads(done.stdout.splitlines()[-1])
-    return Result(cell, contender, answer["status"], answer["reason"], answer["note"], None, answer["peak_bytes"])
+    told = {name: answer[name] for name in ("status", "reason", "note", "peak_bytes", "precision")}
+    return Result(cell, contender, **told)
 
 
 def main(text: str) -> None:
@@ -66,8 +67,8 @@ def main(text: str) -> None:
     (peer,) = (peer for peer in peers_for("cpu", quick=False) if peer.name == given["peer"])
     entered = enter(peer, task_of(cell, found, "cpu"), exact=None)
     result, peak = (entered.result, growth(entered.run)) if isinstance(entered, Ready) else (entered, None)
-    answer = {"status": result.status, "reason": result.reason, "note": result.note, "peak_bytes": peak}
-    print(json.dumps(answer))
+    told = {name: getattr(result, name) for name in ("status", "reason", "note", "precision")}
+    print(json.dumps(told | {"peak_bytes": peak}))
 
 
 def growth(run: Callable[[], object]) -> int:

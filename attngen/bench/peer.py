@@ -54,7 +54,8 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """An attention ready to be timed. `note` says what a reader of the figure has to know.
+    """An attention ready to be timed. `note` says what a reader of the figure has to know, `precision` whether logistic
+    functions and tanh are exact or fast, if that is known.
 
     `environment` holds variables of the process that are set while it runs, in either direction. A yardstick computes
     something else, which the time is set against; it has no error.
@@ -63,6 +64,7 @@ class Attention:
     attend: Attend
     layout: Layout = "bhnd"
     note: str = ""
+    precision: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     is_yardstick: bool = False
 

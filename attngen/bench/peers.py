@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from attngen.bench.builds import builds, precision_of_call
 from attngen.bench.flex import flex
-from attngen.bench.hopper import HOPPER, for_hopper
 from attngen.bench.peer import Attention, Peer, Task, need, setting
 from attngen.bench.written_out import written_out
 
@@ -46,7 +46,7 @@ def peers_for(device: str, quick: bool) -> tuple[Peer, ...]:
         flexes.append(Peer("FlexAttention max-autotune", partial(flex, {}, "max-autotune-no-cudagraphs")))
     others = (Peer("triton-sigmoid", _triton_sigmoid), Peer("adasplash", _adasplash), Peer("flash-attn 3", _flash_3),
               Peer("flash-attn 2", _flash_2))  # fmt: skip
-    return (*ours, Peer(HOPPER, for_hopper), *sdpa, *flexes, *others, *written)
+    return (*ours, *builds(), *sdpa, *flexes, *others, *written)
 
 
 _SDPA = {"cuDNN": "CUDNN_ATTENTION", "flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "math": "MATH"}
@@ -54,13 +54,15 @@ _SDPA = {"cuDNN": "CUDNN_ATTENTION", "flash": "FLASH_ATTENTION", "efficient": "E
 
 def _ours(task: Task) -> Attention:
     inputs, is_causal = task.drawn.operands.inputs, task.cell.case.is_causal
-    return Attention(lambda q, k, v: task.op(q, k, v, **inputs, is_causal=is_causal), note=_path(task))
+    precision = precision_of_call(task.op, task)
+    return Attention(lambda q, k, v: task.op(q, k, v, **inputs, is_causal=is_causal), "bhnd", _path(task), precision)
 
 
 def _ours_unmasked(task: Task) -> Attention:
     need(task.cell.case.is_causal, "all keys are seen anyway")
     inputs = task.drawn.operands.inputs
-    return Attention(lambda q, k, v: task.op(q, k, v, **inputs), note="without the mask", is_yardstick=True)
+    unmasked = Attention(lambda q, k, v: task.op(q, k, v, **inputs), note="without the mask", is_yardstick=True)
+    return replace(unmasked, precision=precision_of_call(task.op, task))
 
 
 def _path(task: Task) -> str:
@@ -149,9 +151,11 @@ def _triton_sigmoid(task: Task) -> Attention:
     op = installed("triton_sigmoid", "sigmoid_attention")
     bias = task.input("bias")
     accurate = os.environ.get("TRITON_SIGMOID_ACCURATE", "").lower() in ("1", "true", "yes", "on")
-    note = "accurate mode" if accurate else "fast mode (tanh.approx)"
+    note, precision = ("accurate mode", "exact") if accurate else ("fast mode (tanh.approx)", "fast")
     number = None if bias is None else float(bias)
-    return Attention(lambda q, k, v: op(q, k, v, is_causal=case.is_causal, sigmoid_bias=number), "bnhd", note)
+    return Attention(
+        lambda q, k, v: op(q, k, v, is_causal=case.is_causal, sigmoid_bias=number), "bnhd", note, precision
+    )
 
 
 def _adasplash(task: Task) -> Attention:

@@ -24,7 +24,7 @@ Status = Literal["measured", "unsupported", "not installed", "failed", "not run"
 @dataclass(frozen=True, slots=True)
 class Result:
     """What came of one contender on one cell. `errors`: largest error over the largest magnitude, by tensor;
-    None where the result is not finite.
+    None where the result is not finite. `precision`: exact or fast, where it is known.
     """
 
     cell: Cell
@@ -35,6 +35,7 @@ class Result:
     times: Times | None = None
     peak_bytes: int | None = None
     errors: dict[str, float | None] | None = None
+    precision: str = ""
 
     @property
     def rate(self) -> float | None:
@@ -133,5 +134,5 @@ def _result(given: Any) -> Result:
     times = Times(**given["times"]) if "times" in given else None
     return Result(
         cell, given["contender"], given["status"], given.get("reason", ""), given.get("note", ""), times,
-        given.get("peak_bytes"), given.get("errors"),
+        given.get("peak_bytes"), given.get("errors"), given.get("precision", ""),
     )  # fmt: skip

@@ -91,13 +91,17 @@ def _cells(run: BenchRun, result: Result, ours: float | None) -> list[str]:
     memory = "-" if result.peak_bytes is None else f"{result.peak_bytes / 2**20:,.0f}"
     error = _error(result)
     if result.times is None or result.rate is None:
-        return [result.contender, *["-"] * 6, error, memory, result.note]
+        return [result.contender, *["-"] * 6, error, memory, _note(result)]
     times, share = result.times, share_of_ceiling(run, result)
     shown = [f"{seconds * 1e3:.3f}" for seconds in (times.median, times.least, times.most)]
     ratio = "-" if ours is None else f"{ours / times.median:.2f}"
     of = "-" if share is None else f"{share:.0%}"
     rate = result.rate / (1e12 if run.environment.kind == "cuda" else 1e9)
-    return [result.contender, *shown, f"{rate:.4g}", of, ratio, error, memory, result.note]
+    return [result.contender, *shown, f"{rate:.4g}", of, ratio, error, memory, _note(result)]
+
+
+def _note(result: Result) -> str:
+    return ", ".join(filter(None, (result.note, result.precision)))
 
 
 def _error(result: Result) -> str:

@@ -10,13 +10,14 @@ from dataclasses import replace
 
 from attngen import ir, notation
 from attngen.analysis.result import InputGradient, RowSum
+from attngen.build import DEFAULT, Build
 from attngen.emit import context as ct
 from attngen.emit import glossary as gl
 from attngen.emit.channels import last_step, output_gradient
 from attngen.emit.configs import NATIVE_TILES, configs
 from attngen.emit.cpp import assemble_cpp
+from attngen.emit.fast import FUNCTIONS, printers_for
 from attngen.emit.hopper import (
-    Target,
     has_five_products,
     hopper_text,
     is_served,
@@ -24,7 +25,7 @@ from attngen.emit.hopper import (
     without_support,
 )
 from attngen.emit.hopper_backward import backward_text
-from attngen.emit.printers import HOPPER, HOPPER_TRANSPOSED, TORCH, TRITON, TRITON_FORWARD, TRITON_TRANSPOSED, Printer
+from attngen.emit.printers import TORCH, Printer
 from attngen.emit.statements import (
     OVER_KEYS,
     OVER_QUERIES,
@@ -52,15 +53,16 @@ LOG1P_POLYNOMIAL = (
 )
 
 
-def assemble(plan: OpPlan, digest: str, target: Target = "any") -> ct.ModuleContext:
+def assemble(plan: OpPlan, digest: str, build: Build = DEFAULT) -> ct.ModuleContext:
     """The template's context for `plan`; `digest` identifies the spec in the module's header and its op's name."""
-    return _Assembly(plan, target).module(digest)
+    return _Assembly(plan, build).module(digest)
 
 
 class _Assembly:
-    def __init__(self, plan: OpPlan, target: Target = "any") -> None:
+    def __init__(self, plan: OpPlan, build: Build = DEFAULT) -> None:
         self.plan, self.normalizer, self.backward = plan, plan.normalizer, plan.analysis.backward
-        self.hopper = self.hopper_text() if target == "hopper" and is_served(plan) else None
+        self.printers = printers_for(plan, build.precision)
+        self.hopper = self.hopper_text() if build.target == "hopper" and is_served(plan) else None
         self.positions = {i.name: n for n, i in enumerate(self.normalizer.inputs)}
 
     def module(self, digest: str) -> ct.ModuleContext:
@@ -68,6 +70,7 @@ class _Assembly:
         forward, query, key, portable = self.forward(), self.query(), self.key(), self.portable()
         back = output_gradient(plan)
         pairs = tuple(self.pair(g) for g in plan.pair_gradients)
+        functions = _device_functions((forward, query, key, pairs, self.hopper))
         return ct.ModuleContext(
             name=normalizer.name,
             version=__version__,
@@ -79,7 +82,8 @@ class _Assembly:
             glossary=gl.glossary(plan),
             forward_formulas=gl.forward_formulas(plan),
             backward_formulas=gl.backward_formulas(plan),
-            functions=_device_functions((forward, query, key, pairs, self.hopper)),
+            functions=functions,
+            fast=not functions.isdisjoint(FUNCTIONS),
             portable_functions=_device_functions((portable, back)),
             log1p_polynomial=LOG1P_POLYNOMIAL,
             dp=self.backward.dp,
@@ -121,10 +125,10 @@ class _Assembly:
         return f"{name}_forward", f"{name}_backward_query", f"{name}_backward_key", *pairs, *hopper
 
     def hopper_text(self) -> ct.HopperText:
-        forward = _Assembly(without_support(self.plan)).forward(HOPPER)
+        forward = _Assembly(without_support(self.plan)).forward(self.printers.hopper)
         if not has_five_products(self.plan):
             return hopper_text(forward, None)
-        key = _Assembly(without_input_gradients(without_support(self.plan))).key(HOPPER_TRANSPOSED)
+        key = _Assembly(without_input_gradients(without_support(self.plan))).key(self.printers.hopper_keys)
         return hopper_text(forward, backward_text(key, self.backward.dp, [value.name for value in self.row_values()]))
 
     def products(self) -> tuple[ct.Product, ...]:
@@ -148,7 +152,7 @@ class _Assembly:
         return ct.KernelUse(tuple(sorted(total.inputs, key=lambda i: i.position)), total.builtins)
 
     def forward(self, given: Printer | None = None) -> ct.ForwardText:
-        printer = given or _forward_printer(self.normalizer)
+        printer = given or _forward_printer(self.printers.forward, self.normalizer)
         scribe = Scribe(self.plan, printer, OVER_KEYS)
         passes = tuple(scribe.forward_pass(n) for n in range(len(self.plan.analysis.forward.passes)))
         lines = scribe.output()
@@ -171,7 +175,7 @@ class _Assembly:
         return not rows.isdisjoint(ir.names(expr))
 
     def query(self) -> ct.QueryText:
-        scribe, deferred = Scribe(self.plan, TRITON, OVER_KEYS), self.plan.deferred
+        scribe, deferred = Scribe(self.plan, self.printers.rows, OVER_KEYS), self.plan.deferred
         factor, dqk = split_uniform(deferred.own if deferred else self.backward.dqk)
         rows = deferred.inputs if deferred else self.plan.row_gradients
         prepass, targets, factors = self.backward.prepass, {"dqk": dqk}, {"factor": factor}
@@ -200,8 +204,8 @@ class _Assembly:
         support = lines.tile.get(SUPPORT, "")
         return ct.Section(lines.outer, lines.leading, lines.inner, lines.uses, summands, support, **texts)
 
-    def key(self, printer: Printer = TRITON_TRANSPOSED) -> ct.KeyText:
-        scribe = Scribe(self.plan, printer, OVER_QUERIES)
+    def key(self, given: Printer | None = None) -> ct.KeyText:
+        scribe = Scribe(self.plan, given or self.printers.keys, OVER_QUERIES)
         factor, dqk = split_uniform(self.backward.dqk)
         targets = {"weight": self.backward.weights, "dqk": dqk}
         values = {_value(g): g.value for g in self.plan.key_gradients}
@@ -215,7 +219,7 @@ class _Assembly:
         return ct.KeyText(kernel, main, ct.Epilogue(last.outer + last.inner, last.text["factor"]), gradients)
 
     def pair(self, gradient: InputGradient) -> ct.PairText:
-        scribe = Scribe(self.plan, TRITON, OVER_KEYS)
+        scribe = Scribe(self.plan, self.printers.rows, OVER_KEYS)
         main = self.section(scribe, {"value": gradient.value}, ())
         return ct.PairText(self.kernel_use([main.uses]), main, self.pair_gradient(gradient, ""))
 
@@ -269,12 +273,12 @@ def _term(row_sum: RowSum) -> str:
     return f"{row_sum.name}_term"
 
 
-def _forward_printer(normalizer: ir.Normalizer) -> Printer:
+def _forward_printer(printer: Printer, normalizer: ir.Normalizer) -> Printer:
     """Where formulas know scale and qk as the score scale * qk alone, the signs of both can change."""
     used = ir.names(normalizer.weights) | ir.names(normalizer.output)
     is_product = normalizer.score == ir.Apply("mul", (ir.Name("scale"), ir.Name("qk")))
     plain = is_product and used.isdisjoint({"scale", "qk"})
-    return TRITON_FORWARD if plain else replace(TRITON_FORWARD, positive=frozenset())
+    return printer if plain else replace(printer, positive=frozenset())
 
 
 def _factor(text: str, is_row: bool, printer: Printer) -> str:

@@ -259,6 +259,7 @@ class ModuleContext:
     forward_formulas: tuple[str, ...]
     backward_formulas: tuple[str, ...]
     functions: frozenset[str]
+    fast: bool  # whether kernels have fast forms
     portable_functions: frozenset[str]
     log1p_polynomial: tuple[float, ...]
     dp: str

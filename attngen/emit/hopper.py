@@ -6,7 +6,6 @@ and a key axis, and formulas that need more registers than there are, are left t
 """
 
 from dataclasses import replace
-from typing import Literal
 
 from attngen import ir
 from attngen.emit.configs import HOPPER_BACKWARD, HOPPER_NARROW, HOPPER_SHORT, HOPPER_WIDE, HopperTile
@@ -19,8 +18,6 @@ from attngen.schedule import OpPlan
 
 # Formulas of more lines don't fit into the registers beside the scores and the output, with 64 keys or 128.
 MOST_LINES, MOST_LINES_OF_WIDE_TILES = 6, 3
-
-Target = Literal["any", "hopper"]  # what a module is built for: every device alike, or Hopper's own kernels as well
 
 # log(1 + u) / u on [0, 1], highest power first: minimax fit of degree 5, relative error below 9e-6. Weights are rounded
 # to 16 bits, which is 200 times as much.

@@ -107,16 +107,16 @@ def _row_or_column(name: str, place: Place) -> str:
 LOG2E = Name("LOG2E")
 
 
-def _times_log2e(expr: Expr, sign: int) -> Expr:
-    """LOG2E * expr, multiplied into a sum so that the parts that stay the same can leave the loop.
+def times(factor: Expr, expr: Expr, sign: int) -> Expr:
+    """factor * expr * sign, multiplied into a sum so that the parts that stay the same can leave the loop.
 
     Names among the addends, such as gates that were summed up over thousands of keys, stay together: their difference
     may be small where each of them, multiplied, would be rounded by more.
     """
     signed = [(s * sign, term) for s, term in addends(expr)]
     names = [(s, term) for s, term in signed if isinstance(term, Name)]
-    apart = [(s, ir.apply("mul", LOG2E, term)) for s, term in signed if not isinstance(term, Name)]
-    return _total([*apart, (1, ir.apply("mul", LOG2E, _total(names)))] if names else apart)
+    apart = [(s, ir.apply("mul", factor, term)) for s, term in signed if not isinstance(term, Name)]
+    return _total([*apart, (1, ir.apply("mul", factor, _total(names)))] if names else apart)
 
 
 def _total(signed: Sequence[tuple[int, Expr]]) -> Expr:
@@ -139,9 +139,9 @@ def _lower_triton(expr: Expr) -> Expr:
         case Apply("nonzero", (x,)):
             return _nonzero(x)
         case Apply("exp", (x,)):
-            return ir.apply("exp2", _times_log2e(x, 1))
+            return ir.apply("exp2", times(LOG2E, x, 1))
         case Apply("sigmoid", (x,)):
-            return ir.apply("logistic2", _times_log2e(x, -1))
+            return ir.apply("logistic2", times(LOG2E, x, -1))
         case Apply("clip", (x, low, high)):
             return ir.apply("min", ir.apply("max", x, low), high)
         case Apply("pow", (base, exponent)):

@@ -19,6 +19,7 @@ from attngen.audit.launch import launch_kernels
 from attngen.audit.module import row_of
 from attngen.audit.report import Row
 from attngen.audit.targets import TARGETS
+from attngen.build import Build, chosen_build
 from attngen.ir import Normalizer
 from attngen.pipeline import compile_spec
 from attngen.runtime.loader import load_module
@@ -85,7 +86,8 @@ def ranked(
 @cache
 def _loaded(spec: str) -> tuple[ModuleType, Normalizer]:
     text = catalog.read(spec)
-    compilation = compile_spec(text.text, text.path)
+    build = Build(precision=chosen_build().precision)
+    compilation = compile_spec(text.text, text.path, build=build)
     return load_module(compilation), compilation.normalizer
 
 

@@ -23,7 +23,7 @@ from attngen.verify.case import Case
 from attngen.verify.draw import Drawn
 from attngen.verify.reference import Operands
 from attngen.verify.subject import Subject
-from attngen.verify.tolerance import Expectation, Violation, check, expect
+from attngen.verify.tolerance import Expectation, Violation, check
 
 Verdict = Literal["timed", "wrong", "failed", "not tried"]
 Progress = Callable[[str, int, int], None]  # what is done, candidates done, candidates in all
@@ -138,7 +138,7 @@ class _Check:
 
     @cached_property
     def expectation(self) -> Expectation:
-        return expect(self.subject.normalizer, self.drawn, self.case.call)
+        return self.subject.expect(self.drawn, self.case.call)
 
     def hold(self) -> None:
         check(self.subject.results(self.drawn, self.case.call), self.expectation)

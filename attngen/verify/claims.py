@@ -15,7 +15,7 @@ from attngen.verify.draw import Drawn
 from attngen.verify.properties import Property, contiguous, unmasked
 from attngen.verify.reference import attention, visible, weights
 from attngen.verify.subject import Subject
-from attngen.verify.tolerance import Undecided, Violation, check_one, expect
+from attngen.verify.tolerance import Undecided, Violation, check_one
 
 _EXACT = 1e-9  # what float64 may miss a claim by, relative to the claimed value
 
@@ -42,7 +42,7 @@ def _weights(subject: Subject, drawn: Drawn, case: Case) -> Tensor:
 
 def _forward(subject: Subject, drawn: Drawn, case: Case) -> tuple[Tensor, Tensor, float]:
     """The op's output, the float64 output, and the tolerance."""
-    expected = expect(subject.normalizer, drawn, case.call)
+    expected = subject.expect(drawn, case.call)
     with torch.no_grad():
         return subject.run(drawn.operands, case.call), expected.exact["out"], expected.tolerance["out"]
 

@@ -18,12 +18,10 @@ from attngen.verify.draw import Drawn
 from attngen.verify.reference import Operands, visible
 from attngen.verify.subject import TILES, Subject
 from attngen.verify.tolerance import (
-    Expectation,
     Undecided,
     Violation,
     check,
     check_equal,
-    expect,
 )
 
 Check = Callable[[Subject, Case], float]
@@ -48,13 +46,9 @@ def unmasked(case: Case) -> Case:
     return replace(contiguous(case), is_causal=False, window=None)
 
 
-def _expect(subject: Subject, drawn: Drawn, case: Case) -> Expectation:
-    return expect(subject.normalizer, drawn, case.call)
-
-
 def _agrees(subject: Subject, case: Case) -> float:
     drawn = subject.draw(case)
-    expected = _expect(subject, drawn, case)
+    expected = subject.expect(drawn, case.call)
     return check(subject.results(drawn, case.call), expected)
 
 
@@ -66,7 +60,7 @@ def _with_many_keys(case: Case) -> Case:
 
 def _invariant_to_blocks(subject: Subject, case: Case) -> float:
     drawn = subject.draw(case)
-    expected = _expect(subject, drawn, case)
+    expected = subject.expect(drawn, case.call)
     block_m, block_n = TILES[case.seed % len(TILES)]
     with subject.tiled(block_m, block_n):
         found = subject.results(drawn, case.call)
@@ -124,7 +118,7 @@ def _keyed(drawn: Drawn) -> tuple[Tensor, Tensor]:
 
 def _invariant_to_key_order(subject: Subject, case: Case) -> float:
     drawn = subject.draw(case)
-    expected = _expect(subject, drawn, case)
+    expected = subject.expect(drawn, case.call)
     order = torch.randperm(case.n_k, generator=torch.Generator().manual_seed(case.seed)).to(subject.device)
     old = drawn.operands
     inputs = {name: _permuted(x, _key_axis(subject.normalizer, name), order) for name, x in old.inputs.items()}
@@ -166,7 +160,7 @@ def _empty_rows_are_zero(subject: Subject, case: Case) -> float:
     for name in ("out", "grad query"):
         rows = found[name][:, :, empty]
         check_equal(name, rows, torch.zeros_like(rows), "a row that sees no key gives zeros")
-    _expect(subject, drawn, case)  # Undecided where the formula itself is not finite
+    subject.expect(drawn, case.call)  # Undecided where the formula itself is not finite
     for name, x in found.items():
         if not bool(x.isfinite().all()):
             raise Violation(f"{name} is not finite where some rows see no key")
@@ -185,7 +179,7 @@ def _in_float32(case: Case) -> Case:
 
 def _finite_at_extreme_scores(subject: Subject, case: Case) -> float:
     extreme = _with_extreme_scores(subject, subject.draw(case), case)
-    expected = _expect(subject, extreme, case)
+    expected = subject.expect(extreme, case.call)
     return check(subject.results(extreme, case.call), expected)
 
 

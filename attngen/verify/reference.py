@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from attngen import ir
+from attngen.verify.approximate import operations
 from attngen.verify.roots import root
 
 Alignment = Literal["upper_left", "lower_right"]
@@ -47,10 +48,12 @@ class Manner:
 
     With `hold_statistics`, the reductions count as constants in the gradient: what is left is the direct part of it.
     With `errors`, a seed, every operation errs as one in float32 may: see Note [Errors of operations].
+    With `approximate`, a pattern of signs, logistic functions and tanh err as `attngen.verify.approximate` says.
     """
 
     hold_statistics: bool = False
     errors: int | None = None
+    approximate: int | None = None
 
 
 PLAINLY = Manner()
@@ -245,6 +248,8 @@ class _Evaluation:
         self.values, self.seen, self.dtype, self.manner = values, seen, dtype, manner
         self.exact: _Evaluation | None = None
         self.random = None if manner.errors is None else torch.Generator().manual_seed(manner.errors)
+        approximate = {} if manner.approximate is None else operations(manner.approximate)
+        self.operations = {**_OPERATIONS, **approximate}
 
     def value(self, expr: ir.Expr) -> Tensor:
         if expr not in self.values:
@@ -275,7 +280,7 @@ class _Evaluation:
             case ir.Apply(op, args) if op in _VARIADIC:
                 return functools.reduce(_VARIADIC[op], map(self.value, args))
             case ir.Apply(op, args):
-                return _OPERATIONS[op](*map(self.value, args))
+                return self.operations[op](*map(self.value, args))
             case ir.Reduce() | ir.Root():
                 statistic = self._reduced(expr) if isinstance(expr, ir.Reduce) else self._root(expr)
                 return statistic.detach() if self.manner.hold_statistics else statistic

@@ -17,6 +17,8 @@ import hypothesis.errors
 from hypothesis import HealthCheck
 
 from attngen import ir
+from attngen.build import precision_of
+from attngen.verify.approximate import NAMES, names_any
 from attngen.verify.case import Case, case_of
 from attngen.verify.claims import claimed
 from attngen.verify.properties import UNIVERSAL, Property
@@ -49,7 +51,7 @@ def verify(
     """Hold an op, or the op of a generated module, to the meaning of the normalizer. Raises ValueError for an unknown
     name in `settings.only`.
     """
-    subject = subject_of(op, normalizer, settings.device)
+    subject = _subject(op, normalizer, settings.device)
     wanted = _wanted(normalizer, settings.only)
     reports = tuple(_examine(prop, subject, settings, progress or (lambda name, done: None)) for prop in wanted)
     return Report(normalizer.name, settings.device, settings.seed, reports)
@@ -62,13 +64,21 @@ def replay(op: Op | ModuleType, normalizer: ir.Normalizer, text: str, device: st
         raise ValueError('a replay is a JSON object with the name of a property as "property"')
     (prop,) = _wanted(normalizer, (given.pop("property"),))
     case = case_of(given)
-    subject = subject_of(op, normalizer, device)
+    subject = _subject(op, normalizer, device)
     reason = prop.obstacle(subject)
     if reason is not None:
         return PropertyReport(prop.name, prop.sentence, "skipped", reason=reason)
     tally = _Tally()
     tally.run(prop, subject, case)
     return tally.report(prop)
+
+
+def _subject(op: Op | ModuleType, normalizer: ir.Normalizer, device: str) -> Subject:
+    subject = subject_of(op, normalizer, device)
+    if precision_of(subject.module) == "fast" and not names_any(normalizer):
+        known = ", ".join(sorted(NAMES))
+        raise ValueError(f"how far the fast form of {normalizer.name} may be off isn't known: it names none of {known}")
+    return subject
 
 
 def property_names(normalizer: ir.Normalizer) -> tuple[str, ...]:

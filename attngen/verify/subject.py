@@ -15,10 +15,11 @@ from typing import Any
 from torch import Tensor
 
 from attngen import ir
+from attngen.build import Precision, precision_of
 from attngen.verify.case import Case
 from attngen.verify.draw import Drawn, draw
 from attngen.verify.reference import Call, Operands
-from attngen.verify.tolerance import Results, Violation, differentiable, results
+from attngen.verify.tolerance import Expectation, Results, Violation, differentiable, expect, results
 
 Op = Callable[..., Tensor]
 TILES = ((16, 16), (32, 16), (16, 64), (64, 32), (128, 128))  # BLOCK_M, BLOCK_N
@@ -36,6 +37,17 @@ class Subject:
 
     def draw(self, case: Case) -> Drawn:
         return draw(case, self.normalizer, self.device)
+
+    def expect(self, drawn: Drawn, call: Call) -> Expectation:
+        """What the results should be. Raises Undecided where the formula gives nothing finite."""
+        return expect(self.normalizer, drawn, call, self.precision(drawn))
+
+    def precision(self, drawn: Drawn) -> Precision:
+        """Of the call: CPUs are exact, and so is float32, whatever the module was built for."""
+        on_kernels = self.module is not None and (self.device == "cuda" or self.module._interpreted())
+        if not on_kernels or precision_of(self.module) == "exact":
+            return "exact"
+        return "fast" if self.module._takes_fast_forms(drawn.operands.query) else "exact"  # type: ignore[union-attr]
 
     def results(self, drawn: Drawn, call: Call) -> Results:
         """The op's output and gradients. Raises Violation if they don't have the form that they should have."""

@@ -9,6 +9,8 @@ The last term pays for what ops do in float32, whatever the dtype: M is the size
 result that cancels to zero is excused the rounding of its terms, and S is the largest score: exp makes the absolute
 error of a score, S * eps32, the relative error of a weight, and a saved log-sum-exp carries it even where the weight
 does not depend on the score.
+Kernels of the fast form are excused 2 * E_fast(x) more: the largest change of the float64 result when logistic
+functions and tanh err by all that is allowed, in several patterns of signs (`attngen.verify.approximate`).
 A result is a mapping from `out`, `grad query`, `grad key`, `grad value` and `grad NAME` to tensors.
 """
 
@@ -20,6 +22,8 @@ import torch
 from torch import Tensor
 
 from attngen import ir
+from attngen.build import Precision
+from attngen.verify.approximate import PATTERNS
 from attngen.verify.draw import Drawn
 from attngen.verify.reference import PLAINLY, Call, Manner, Operands, attention, output, weights
 
@@ -43,7 +47,7 @@ class Expectation:
     tolerance: Mapping[str, float]
 
 
-def expect(normalizer: ir.Normalizer, drawn: Drawn, call: Call) -> Expectation:
+def expect(normalizer: ir.Normalizer, drawn: Drawn, call: Call, precision: Precision = "exact") -> Expectation:
     """The float64 results of a case and their tolerances. Raises Undecided where there is no finite result."""
     dtype = drawn.operands.query.dtype
     exact = reference_results(normalizer, drawn, call, torch.float64)
@@ -58,6 +62,10 @@ def expect(normalizer: ir.Normalizer, drawn: Drawn, call: Call) -> Expectation:
     terms, score = _terms(normalizer, drawn, call), _largest_score(normalizer, drawn, call)
     inside = torch.finfo(torch.float32).eps * (1 + score)
     floors = {n: 2 * (inside * max(terms[n], _UNDERFLOW) + _rounding(x, dtype)) for n, x in exact.items()}
+    if precision == "fast":
+        manners = [Manner(approximate=pattern) for pattern in range(PATTERNS)]
+        erring = [reference_results(normalizer, drawn, call, torch.float64, manner) for manner in manners]
+        floors = {n: floors[n] + _excused(x, [o[n] for o in erring]) for n, x in exact.items()}
     return Expectation(exact, {n: _excused(x, [o[n] for o in others]) + floors[n] for n, x in exact.items()})
 
 

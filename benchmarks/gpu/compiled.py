@@ -25,7 +25,7 @@ from attngen.bench.contend import task_of, timed_part
 from attngen.bench.grid import Cell, gpu_cells
 from attngen.bench.peer import Attention
 from attngen.bench.subject import subject
-from attngen.target import Target
+from attngen.build import Build, Precision, Target, precision_of
 from attngen.tune.cost import target_of
 from attngen.verify.case import Case
 
@@ -43,10 +43,10 @@ def _small(cell: Cell) -> Case:
     return replace(case, batch=1, n_q=min(case.n_q, _LENGTH), n_k=_LENGTH, is_causal=False)
 
 
-def compile_cell(target: str, kernels: Target, cell: Cell) -> tuple[str, int, str]:
+def compile_cell(target: str, build: Build, cell: Cell) -> tuple[str, int, str]:
     """What was compiled, how many kernels, and what went wrong."""
     benched = subject(cell.spec)
-    op = api.load_text(catalog.read(cell.spec), {}, kernels)
+    op = api.load_text(catalog.read(cell.spec), {}, build)
     module = sys.modules[op.__module__]
     task = task_of(cell, replace(benched, op=op), "cpu")
     inputs = task.drawn.operands.inputs
@@ -55,18 +55,23 @@ def compile_cell(target: str, kernels: Target, cell: Cell) -> tuple[str, int, st
         with launching_on_cpu(module):
             timed_part(Attention(lambda q, k, v: op(q, k, v, **inputs)), task)()
 
-    found = audit.compile_launches(TARGETS[target], audit.Case(cell.case.d, cell.case.dtype), launch)
-    return f"{cell.title}, {kernels}", len(found), "; ".join(kernel.error for kernel in found if kernel.error)
+    found: tuple[audit.CompiledKernel, ...] = ()
+    if precision_of(module) == build.precision:  # else it is the exact one once more
+        found = audit.compile_launches(TARGETS[target], audit.Case(cell.case.d, cell.case.dtype), launch)
+    title = f"{cell.title}, {build.target}, {build.precision}"
+    return title, len(found), "; ".join(kernel.error for kernel in found if kernel.error)
 
 
 def main() -> None:
     device, processes, *specs = sys.argv[1:]
     target = target_of(torch.cuda.get_device_capability()) if device == "cuda" else "sm_90"
     kinds: tuple[Target, ...] = ("any", "hopper") if target == "sm_90" else ("any",)
+    precisions: tuple[Precision, ...] = ("exact", "fast")
+    builds = [Build(kind, precision) for kind, precision in product(kinds, precisions)]
     begin = time.monotonic()
     with ProcessPoolExecutor(int(processes), get_context("spawn")) as pool:
-        every = product(calls(tuple(specs)), kinds)
-        asked = [pool.submit(compile_cell, target, kind, cell) for cell, kind in every]
+        every = product(calls(tuple(specs)), builds)
+        asked = [pool.submit(compile_cell, target, build, cell) for cell, build in every]
         for done in asked:
             title, count, errors = done.result()
             print(f"{time.monotonic() - begin:5.0f} s  {title}: {count} kernels {errors}", flush=True)

@@ -23,6 +23,7 @@ from attngen.bench.grid import HIDDEN, TOKENS, Cell
 from attngen.bench.measure import Effort, Run, Times, clock_for, interleaved
 from attngen.bench.peer import Attention, Peer, Task
 from attngen.bench.subject import subject
+from attngen.build import Build
 from attngen.verify.case import Case
 
 Tile = tuple[int, int, int, int]  # queries of a warpgroup, keys, slots of the rings, elements per reciprocal
@@ -125,7 +126,7 @@ class Contender:
 
 def contenders(task: Task) -> tuple[Contender, ...]:
     """The plain op, and the one for Hopper with each tile of the call's kernel, the shipped one first."""
-    for_hopper = api.load_text(catalog.read(task.spec), {}, "hopper")
+    for_hopper = api.load_text(catalog.read(task.spec), {}, Build("hopper"))
     module = sys.modules[for_hopper.__module__]
     name, tiles = TABLES[task.cell.direction]
     width, table = task.cell.case.d, getattr(module, name, {})

@@ -207,9 +207,15 @@ def test_the_two_paths_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(ready, Ready), ready
         assert seen == [path, path]
     assert entered("attngen", given).result.note == "plain torch"
+    assert entered("attngen", given).result.precision == "exact"
     assert "ATTNGEN_CPU" not in os.environ
     monkeypatch.setitem(names, "_on_native", lambda query: False)
     assert "can't be built" in entered("attngen native", given).reason
+
+
+def test_the_fast_form_takes_part_where_there_is_one() -> None:
+    found = entered("attngen, fast", task("sigmoid"), "cuda")
+    assert (found.status, found.reason) == ("unsupported", "there is no fast form of this formula or type")
 
 
 def test_formulas_are_compared_not_names() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from attngen.build import Build
 from attngen.catalog import shipped
 from attngen.pipeline import Compilation, compile_spec, stage_text
 
@@ -48,7 +49,7 @@ def test_kernels_for_hopper_are_as_they_were(name: str, update_golden: bool) -> 
 
 def kernels_for_hopper(name: str) -> str:
     path = ROOT / "specs" / f"{name}.yaml"
-    source = compile_spec(path.read_text("utf-8"), path.name, target="hopper").source
+    source = compile_spec(path.read_text("utf-8"), path.name, build=Build("hopper")).source
     _, found = source.split(" kernels for Hopper, in Gluon\n\n\n")
     return found.split("KERNELS = (")[0]
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attngen import catalog
+from attngen.build import Build
 from attngen.pipeline import Compilation, compile_spec
 from attngen.runtime.loader import load_module
 from attngen.verify.case import Case
@@ -40,7 +41,7 @@ def hopper() -> None:
 @cache
 def compilation(name: str) -> Compilation:
     spec = catalog.read(name)
-    return compile_spec(spec.text, spec.path, target="hopper")
+    return compile_spec(spec.text, spec.path, build=Build("hopper"))
 
 
 @cache

@@ -9,6 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from attngen import catalog
+from attngen.api import request_digest
+from attngen.build import chosen_build
 from attngen.cli import FORMATS, main
 from attngen.diagnostics import InternalError
 from attngen.explain import render
@@ -82,6 +84,25 @@ def test_a_target_that_is_not_known_is_wrong_use(monkeypatch: pytest.MonkeyPatch
     found = run("explain", "softmax")
     assert found.exit_code == 2
     assert "ATTNGEN_TARGET is 'volta'; it should be one of any, hopper" in found.stderr
+
+
+def test_the_fast_form_is_written_on_demand_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTNGEN_PRECISION", "fast")
+    assert run("build", "sigmoid", "-o", tmp_path / "exact").exit_code == 0
+    built = run("build", "--precision", "fast", "sigmoid", "softmax", "-o", tmp_path / "fast")
+    assert built.stderr == "softmax has no fast form: it is exact\n"
+    holding = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.py") if "tanh.a" in path.read_text()}
+    assert holding == {"fast/sigmoid.py"}
+    assert "# Built with precision fast: in 16 bits" in (tmp_path / "fast" / "sigmoid.py").read_text()
+    spec = catalog.read("sigmoid")
+    assert request_digest(spec, {}) != request_digest(spec, {}, chosen_build())
+
+
+def test_a_precision_that_is_not_known_is_wrong_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTNGEN_PRECISION", "half")
+    found = run("audit", "softmax")
+    assert found.exit_code == 2
+    assert "ATTNGEN_PRECISION is 'half'; it should be one of exact, fast" in found.stderr
 
 
 def test_a_mistake_in_one_spec_leaves_everything_unwritten(tmp_path: Path, wrong: Path) -> None:

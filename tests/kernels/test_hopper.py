@@ -15,6 +15,7 @@ from attngen.audit.launch import launch_forward, launch_kernels, launching_on_cp
 from attngen.audit.module import row_of
 from attngen.audit.report import Resources, Row
 from attngen.audit.targets import TARGETS
+from attngen.build import Build
 from attngen.catalog import read
 from attngen.ir import Normalizer
 from attngen.pipeline import Compilation, compile_spec
@@ -26,7 +27,7 @@ from tests.representative import BEYOND_HOPPER
 @cache
 def compilation(name: str) -> Compilation:
     spec = read(name)
-    return compile_spec(spec.text, spec.path, target="hopper")
+    return compile_spec(spec.text, spec.path, build=Build("hopper"))
 
 
 @cache

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from attngen.build import Build
 from attngen.catalog import read
 from attngen.pipeline import Compilation, compile_spec
 from attngen.runtime.interpreter import interpreting
@@ -35,7 +36,7 @@ CASES = (
 @cache
 def compilation(name: str) -> Compilation:
     spec = read(name)
-    return compile_spec(spec.text, spec.path, target="hopper")
+    return compile_spec(spec.text, spec.path, build=Build("hopper"))
 
 
 def error_of(built: Compilation, case: Case, seed: int = 0) -> float:

@@ -20,6 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from attngen import catalog, ir
+from attngen.build import Build
 from attngen.pipeline import compile_spec
 from attngen.runtime.loader import load_module
 from attngen.spec.lower import read_spec
@@ -93,7 +94,7 @@ def test_shipped_ops(name: str, launches: list[str]) -> None:
 @pytest.mark.parametrize("name", HOPPER)
 def test_ops_for_hopper(name: str, launches: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     spec = catalog.read(name)
-    compilation = compile_spec(spec.text, spec.path, target="hopper")
+    compilation = compile_spec(spec.text, spec.path, build=Build("hopper"))
     module = load_module(compilation)
     monkeypatch.setattr(module, "_describable", lambda tensor: True)  # fake tensors have no address
     monkeypatch.setattr(module, "_descriptor", lambda tensor, *tile: None)
