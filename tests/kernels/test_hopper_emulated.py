@@ -103,7 +103,7 @@ def test_output_of_searches(name: str, case: Case, seed: int) -> None:
 
 
 def test_output_of_two_searches() -> None:
-    built = compile_spec(TWO_SEARCHES, "two_searches.yaml", target="hopper")
+    built = compile_spec(TWO_SEARCHES, "two_searches.yaml", build=Build("hopper"))
     assert error_of(built, replace(UNLIKE, n_q=70, n_k=70)) <= 1
 
 
