@@ -25,7 +25,7 @@ from attngen.emit.hopper import (
     without_support,
 )
 from attngen.emit.hopper_backward import backward_text
-from attngen.emit.printers import TORCH, Printer
+from attngen.emit.printers import HOPPER_SEARCH, TORCH, Printer
 from attngen.emit.statements import (
     OVER_KEYS,
     OVER_QUERIES,
@@ -125,7 +125,7 @@ class _Assembly:
         return f"{name}_forward", f"{name}_backward_query", f"{name}_backward_key", *pairs, *hopper
 
     def hopper_text(self) -> ct.HopperText:
-        forward = _Assembly(without_support(self.plan)).forward(self.printers.hopper)
+        forward = _Assembly(without_support(self.plan)).forward(self.printers.hopper, HOPPER_SEARCH)
         if not has_five_products(self.plan):
             return hopper_text(forward, None)
         key = _Assembly(without_input_gradients(without_support(self.plan))).key(self.printers.hopper_keys)
@@ -151,10 +151,14 @@ class _Assembly:
             total |= use
         return ct.KernelUse(tuple(sorted(total.inputs, key=lambda i: i.position)), total.builtins)
 
-    def forward(self, given: Printer | None = None) -> ct.ForwardText:
+    def forward(self, given: Printer | None = None, searching: Printer | None = None) -> ct.ForwardText:
+        """`searching` prints the trials of searches, if not the same printer does."""
         printer = given or _forward_printer(self.printers.forward, self.normalizer)
-        scribe = Scribe(self.plan, printer, OVER_KEYS)
-        passes = tuple(scribe.forward_pass(n) for n in range(len(self.plan.analysis.forward.passes)))
+        scribe, of_trials = (Scribe(self.plan, p, OVER_KEYS) for p in (printer, searching or printer))
+        passes = tuple(
+            (of_trials if this.root else scribe).forward_pass(n)
+            for n, this in enumerate(self.plan.analysis.forward.passes)
+        )
         lines = scribe.output()
         terms = tuple(
             ct.Term(a.name, _factor(lines.text[f"{a.name}_factor"], self.is_row(f), printer))

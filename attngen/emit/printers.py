@@ -214,7 +214,7 @@ _CPP = {
 # Reciprocals in place of divisions, one of them for several elements, and polynomials no longer than 16 bits need.
 _HOPPER = {
     **_TRITON, "logistic2": "_logistic2_shared({0}, SHARED, True)", "softplus": "_softplus_short({0})",
-    "tanh": "_tanh_short({0})", "erf": "_erf_short({0})", "div": "_quotient({0}, {1})",
+    "tanh": "_tanh_short({0})", "erf": "_erf_short({0})", "div": "_quotient({0}, {1})", "log2": "_log2_short({0})",
 }  # fmt: skip
 
 _INFINITY = 'float("-inf")'
@@ -234,6 +234,8 @@ HOPPER = replace(
     column="_column({}, OUT)".format,
     positive=frozenset({"scale"}),
 )
+# A search ends when its steps are as small as rounding errors, and an exponent makes large ones of those of logarithms.
+HOPPER_SEARCH = replace(HOPPER, functions={**_HOPPER, "log2": _TRITON["log2"]})
 TRITON_TRANSPOSED = Printer(
     _TRITON, _lower_triton, _row_or_column, "tl.zeros([BLOCK_N, BLOCK_M], tl.float32)", _INFINITY
 )

@@ -2,8 +2,8 @@
 
 A text is one instruction with one output, or a block `{ .reg ..; ..; }` of several, which may take `pack` elements at
 a time. The packed forms (bf16x2) need nothing special, since the operands arrive as elements, not as pairs. Results are
-exact where the hardware approximates, so what an approximation costs shows on a GPU alone; but for tanh, which is as
-far off as PTX allows.
+exact where the hardware approximates, so what an approximation costs shows on a GPU alone; but for tanh and logarithms,
+which are as far off as PTX allows.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,11 +26,19 @@ def _tanh_approx(x: Array) -> Array:
     return nearest.astype(np.float32)
 
 
+def _lg2_approx(x: Array) -> Array:
+    """The nearest number of a grid that is as coarse as errors of 2^-22 allow, relative ones beyond 1 and -1."""
+    y = np.log2(np.asarray(x, np.float64))
+    step = 2.0**-21 * np.exp2(np.floor(np.log2(np.maximum(1, np.abs(y)))))
+    nearest: Array = np.where(np.isfinite(y), step * np.rint(y / step), y)
+    return nearest.astype(np.float32)
+
+
 INLINE_ASM: Mapping[str, Emulation] = MappingProxyType(
     {
         "tanh.approx": _tanh_approx,
         "ex2.approx": np.exp2,
-        "lg2.approx": np.log2,
+        "lg2.approx": _lg2_approx,
         "rcp.approx": np.reciprocal,
         "sqrt.approx": np.sqrt,
         "rsqrt.approx": lambda x: 1 / np.sqrt(x),

@@ -77,8 +77,8 @@ LIMITS = {
     ("t_softmax", 128): (830, 1.1),  # the last of two walks
     ("two_temperatures", 128): (1850, 2.3),  # two accumulators: a quarter of the keys per tile
     ("sparsemax", 128): (400, 0),  # the last walk, behind those of the search
-    ("alpha_entmax", 64): (2200, 1.1),
-    ("alpha_entmax", 128): (2200, 1.1),
+    ("alpha_entmax", 64): (520, 2.1),  # a logarithm and an exponential per weight
+    ("alpha_entmax", 128): (520, 2.1),
 }
 
 
