@@ -1,13 +1,12 @@
 """The target Hopper: `OpPlan` -> what the templates of its kernels print, or None if they can't say the plan.
 
 The formulas are those of the plain Triton kernels, in a spelling of fewer instructions (`printers.HOPPER`); what is the
-kernels' own is their structure: a warp that loads, warpgroups that compute, asynchronous products. Inputs with a query
-and a key axis, and formulas that need more registers than there are, are left to the plain kernels.
+kernels' own is their structure: a warp that loads, warpgroups that compute, asynchronous products. Formulas that need
+more registers than there are are left to the plain kernels.
 """
 
 from dataclasses import replace
 
-from attngen import ir
 from attngen.emit.configs import HOPPER_BACKWARD, HOPPER_NARROW, HOPPER_SHORT, HOPPER_WIDE, HopperTile
 from attngen.emit.context import ForwardText, HopperBackward, HopperProduct, HopperText, HopperWalk, KernelUse
 from attngen.emit.hopper_backward import fits
@@ -17,7 +16,7 @@ from attngen.emit.statements import OVER_KEYS, AccumulatorText, PassText, Scribe
 from attngen.schedule import OpPlan
 
 # Formulas of more lines don't fit into the registers beside the scores and the output, with 64 keys or 128.
-MOST_LINES, MOST_LINES_OF_WIDE_TILES = 6, 3
+MOST_LINES, MOST_LINES_OF_WIDE_TILES = 7, 3
 
 # log(1 + u) / u on [0, 1], highest power first: minimax fit of degree 5, relative error below 9e-6. Weights are rounded
 # to 16 bits, which is 200 times as much.
@@ -28,9 +27,7 @@ def is_served(plan: OpPlan) -> bool:
     """Whether the kernels for Hopper know this kind of plan."""
     forward = plan.analysis.forward
     in_walks = all(this.carries or not this.root for this in forward.passes)  # trials without sums need no walk
-    pairs = any({"query", "key"} <= set(i.axes) for i in plan.normalizer.inputs)
-    in_form = in_walks and not pairs
-    return in_form and not _uses_stack(plan) and max(map(_lines, _printed(plan))) <= MOST_LINES
+    return in_walks and max(map(_lines, _printed(plan))) <= MOST_LINES
 
 
 def _printed(plan: OpPlan) -> tuple[PassText, ...]:
@@ -43,15 +40,6 @@ def _lines(this: PassText) -> int:
     return len(this.before + this.after)
 
 
-def _uses_stack(plan: OpPlan) -> bool:
-    """Triton reduces the arguments of sin and cos there."""
-    forward = plan.analysis.forward
-    bodies = [carry.body for this in forward.passes for carry in this.carries]
-    bodies += [accumulator.body for accumulator in forward.accumulators]
-    nodes = (node for body in bodies for node in ir.walk(body))
-    return any(isinstance(node, ir.Apply) and node.op in ("sin", "cos") for node in nodes)
-
-
 def without_support(plan: OpPlan) -> OpPlan:
     """The plan without the test for empty tiles: the kernels load ahead of it."""
     return replace(plan, analysis=replace(plan.analysis, support=None))
@@ -60,11 +48,12 @@ def without_support(plan: OpPlan) -> OpPlan:
 def has_five_products(plan: OpPlan) -> bool:
     """Whether a walk over the queries has all that dQ, dK and dV need, so that one kernel gives the three of them.
 
-    Row adjoints other than delta are sums over the keys.
+    Row adjoints other than delta are sums over the keys. Inputs with a query and a key axis aren't brought there.
     """
     backward = plan.analysis.backward
     from_delta = set(plan.handed_over) <= {backward.delta} and not backward.products
-    return from_delta and plan.deferred is None
+    pairs = any({"query", "key"} <= set(i.axes) for i in plan.normalizer.inputs)
+    return from_delta and plan.deferred is None and not pairs
 
 
 def without_input_gradients(plan: OpPlan) -> OpPlan:
@@ -150,16 +139,17 @@ def _is_light(this: PassText) -> bool:
     """Whether the registers hold a tile of 128 keys beside what its formulas need."""
     products = [accumulator for accumulator in this.accumulators if not _is_uniform(accumulator, this)]
     bodies = {carry.body for carry in this.carries} | {accumulator.body for accumulator in products}
-    keys = any(use.level == "key" for use in this.uses.inputs)
+    tiles = any(use.level in ("key", "pair") for use in this.uses.inputs)
     text = "\n".join(this.before + this.after)
     beside_logistic = "_logistic2_shared" in text and text.count("qk") > 1  # the scores wait for their reciprocals
-    return _lines(this) <= MOST_LINES_OF_WIDE_TILES and len(bodies) == 1 and not keys and not beside_logistic
+    crowded = tiles or beside_logistic or "_sin(" in text or "_cos(" in text
+    return _lines(this) <= MOST_LINES_OF_WIDE_TILES and len(bodies) == 1 and not crowded
 
 
 def _given(this: PassText, left: tuple[str, ...]) -> tuple[str, ...]:
     sizes = {"d": "head_dim", "n_q": "query_count", "n_k": "key_count", "scale": "scale", "i": "i", "n": "n"}
     names = [text for name, text in sizes.items() if name in this.uses.builtins]
-    names += [f"{use.name}_in" for use in this.uses.inputs if use.level in ("uniform", "row")]
+    names += [f"{use.name}_in" for use in this.uses.inputs if use.level != "key"]
     for use in this.uses.inputs:
         names += [f"{use.name}_in_base", f"{use.name}_in_stride_key"] if use.level == "key" else []
     words = set(read([repr((this.before, this.pivots, this.after, this.carries, this.accumulators))]))

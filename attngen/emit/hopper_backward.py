@@ -13,7 +13,8 @@ from attngen.emit.lines import computed, read
 MOST_LINES = 8  # formulas of more of them need more registers than there are beside dK and dV
 MOST_WAITING = {64: 3, 128: 1}  # head dim -> tiles that wait for the second product
 MOST_BESIDE_WAITING = 4  # lines of weights and the vectors that they read, at head dim 128
-_LONG_FUNCTIONS = ("_erf_short(", "_tanh_short(")
+_LONG_FUNCTIONS = ("_erf_short(", "_tanh_short(", "_expm1(")
+_BRANCHING_FUNCTIONS = ("_sin(", "_cos(")
 
 
 def backward_text(key: KeyText, dp: str, row_values: Iterable[str]) -> HopperBackward:
@@ -39,13 +40,20 @@ def fits(backward: HopperBackward, head_dim: int) -> bool:
     """Whether registers hold dK, dV and what a tile's formulas need; found by reading spills."""
     weights, gradients = backward.weights, backward.gradients
     waiting = {*backward.kept} | {weights.result} & {*gradients.given}
+    if _calls(backward, _BRANCHING_FUNCTIONS):
+        return False
     in_place = len(weights.lines) <= MOST_LINES and len(waiting) <= MOST_WAITING[head_dim]
+    long = _calls(backward, _LONG_FUNCTIONS)
     if head_dim <= 64:
-        return in_place
+        return in_place and not (long and len(waiting) == MOST_WAITING[head_dim])
     # Scores that wait do so where the product left them, and registers around them go to waste.
-    long = any(function in line for function in _LONG_FUNCTIONS for line in (*weights.lines, *gradients.lines))
     crowded = backward.kept and len(weights.lines) + len(weights.rows) > MOST_BESIDE_WAITING
     return in_place and "qk" not in waiting and not long and not crowded
+
+
+def _calls(backward: HopperBackward, functions: tuple[str, ...]) -> bool:
+    lines = (*backward.weights.lines, *backward.gradients.lines)
+    return any(function in line for function in functions for line in lines)
 
 
 def _step(lines: tuple[str, ...], result: str, vectors: set[str], own: set[str]) -> TileStep:

@@ -26,7 +26,7 @@ _TRITON = {
     "exp2": "tl.exp2({0})", "log": "tl.log({0})", "log2": "tl.log2({0})", "expm1": "_expm1({0})",
     "log1p": "_log1p({0})", "sqrt": "tl.sqrt({0})", "abs": "tl.abs({0})", "sign": "_sign({0})", "tanh": "_tanh({0})",
     "softplus": "_softplus({0})", "relu": "tl.maximum({0}, 0.0)", "erf": "tl.erf({0})", "atan": "_atan({0})",
-    "sin": "tl.sin({0})", "cos": "tl.cos({0})", "min": "tl.minimum({0}, {1})", "max": "tl.maximum({0}, {1})",
+    "sin": "_sin({0}, CUDA)", "cos": "_cos({0}, CUDA)", "min": "tl.minimum({0}, {1})", "max": "tl.maximum({0}, {1})",
     "where": "tl.where({0}, {1}, {2})", "logistic2": "_logistic2({0}, CUDA)",
     "attains": "_attains({0}, {1}, {2})",
 }  # fmt: skip
@@ -215,6 +215,7 @@ _CPP = {
 _HOPPER = {
     **_TRITON, "logistic2": "_logistic2_shared({0}, SHARED, True)", "softplus": "_softplus_short({0})",
     "tanh": "_tanh_short({0})", "erf": "_erf_short({0})", "div": "_quotient({0}, {1})", "log2": "_log2_short({0})",
+    "sin": "_sin({0}, True)", "cos": "_cos({0}, True)",
 }  # fmt: skip
 
 _INFINITY = 'float("-inf")'

@@ -16,7 +16,7 @@ from attngen.runtime.loader import load_module
 from attngen.verify.case import Case
 from attngen.verify.subject import Subject, subject_of
 from attngen.verify.tolerance import check, expect
-from tests.representative import BEYOND_HOPPER, REPRESENTATIVE
+from tests.representative import REPRESENTATIVE
 
 DEVICE = "cuda"
 ONE = Case(batch=2, kv_heads=2, group=2, n_q=300, n_k=300, d=64, d_v=64, dtype="bfloat16", is_causal=True)
@@ -58,7 +58,7 @@ def counted(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[None]:
 
 
 @pytest.mark.parametrize("d", [64, 128])
-@pytest.mark.parametrize("name", sorted({path.stem for path in catalog.shipped()} - BEYOND_HOPPER))
+@pytest.mark.parametrize("name", sorted(path.stem for path in catalog.shipped()))
 def test_output_and_gradients(name: str, d: int, monkeypatch: pytest.MonkeyPatch) -> None:
     tested, case = subject(name), replace(ONE, d=d, d_v=d)
     launches = counted(load_module(compilation(name)), monkeypatch)
@@ -68,7 +68,7 @@ def test_output_and_gradients(name: str, d: int, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("case", CASES, ids=Case.to_json)
-@pytest.mark.parametrize("name", sorted(set(REPRESENTATIVE) - BEYOND_HOPPER))
+@pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_other_shapes(name: str, case: Case) -> None:
     tested = subject(name)
     drawn = tested.draw(case)
@@ -96,7 +96,7 @@ def test_200_runs_agree(name: str, d: int) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=Case.to_json)
-@pytest.mark.parametrize("name", sorted({"power", "relu_squared", "softcap", *REPRESENTATIVE} - BEYOND_HOPPER))
+@pytest.mark.parametrize("name", ("power", "relu_squared", "softcap", *REPRESENTATIVE))
 def test_gradients_of_one_kernel(name: str, case: Case) -> None:
     """Nobody wants gradients of inputs, so that five products are enough."""
     tested = subject(name)

@@ -60,18 +60,37 @@ def emulated(built: Compilation, call: Callable[[], Tensor], seed: int) -> Tenso
     return found
 
 
-# a maximum; shared reciprocals; positions; inputs of keys; two sums with one maximum; two walks; two
+# an input with a query and a key axis; a maximum; shared reciprocals; positions; inputs of keys; two sums with one maximum; two walks; two
 # accumulators, of products or of one and of sums
 @pytest.mark.parametrize("case", CASES, ids=Case.to_json)
 @pytest.mark.parametrize(
-    "name", ["affine_scaled", "alibi", "forgetting", "retention", "sigmoid", "softmax", "t_softmax", "two_temperatures"]
+    "name", ["additive_bias", "affine_scaled", "alibi", "forgetting", "retention", "sigmoid", "softmax", "t_softmax", "two_temperatures"]
 )
 def test_output(name: str, case: Case) -> None:
     assert error_of(compilation(name), case) <= 1
 
 
-def test_output_where_float16_is_left_to_the_others() -> None:
-    assert error_of(compilation("softplus_l1"), CAUSAL) <= 1
+@pytest.mark.parametrize("name", ["cosformer", "softplus_l1"])
+def test_output_where_float16_is_left_to_the_others(name: str) -> None:
+    assert error_of(compilation(name), CAUSAL) <= 1
+
+
+def test_output_of_the_longest_formulas() -> None:
+    assert error_of(compilation("softpick"), CAUSAL) <= 1
+
+
+def test_pairs_in_every_walk() -> None:
+    text = """
+name: biased_variance
+inputs:
+  bias: {shape: [query, key]}
+score: scale * qk + bias
+let:
+  m: mean(s)
+weights: (s - m) / (1 + sum((s - m) ** 2))
+"""
+    built = compile_spec(text, "biased_variance.yaml", target="hopper")
+    assert error_of(built, CASES[2]) <= 1
 
 
 @pytest.mark.parametrize("seed", range(1, 6))

@@ -24,10 +24,9 @@ from attngen.build import Build
 from attngen.pipeline import compile_spec
 from attngen.runtime.loader import load_module
 from attngen.spec.lower import read_spec
-from tests.representative import BEYOND_HOPPER, REPRESENTATIVE
+from tests.representative import REPRESENTATIVE
 
 SIZES = {"batch": 2, "head": 4, "kv_head": 2, "query": 48, "key": 64}
-HOPPER = sorted(set(REPRESENTATIVE) - BEYOND_HOPPER)
 
 
 class OnDevice(TorchDispatchMode):
@@ -91,7 +90,7 @@ def test_shipped_ops(name: str, launches: list[str]) -> None:
     assert {f"{name}_forward", f"{name}_backward_query", f"{name}_backward_key"} <= set(launches)
 
 
-@pytest.mark.parametrize("name", HOPPER)
+@pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_ops_for_hopper(name: str, launches: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     spec = catalog.read(name)
     compilation = compile_spec(spec.text, spec.path, build=Build("hopper"))
