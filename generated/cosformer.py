@@ -135,6 +135,96 @@ def _settled(accumulator, CUDA: tl.constexpr):
     return accumulator
 
 
+_BRANCHES = tl.constexpr(True)  # whether elements of a tile can have branches of their own; none in an emulation
+
+
+@triton.jit
+def _quarter_turns(x):
+    """The number of quarter turns nearest to x, of 0.5 and more, modulo 4; and what x is beyond them.
+
+    x is m 2^place, and all that matters of 2 / pi are the 96 bits that begin `place` bits behind its point, between a
+    zero and six words of it: those before make whole turns, those behind less than rounding does.
+    """
+    bits = x.to(tl.uint32, bitcast=True)
+    place = (bits >> 23) - 126
+    word = tl.minimum(place >> 5, 3)
+    shift = (place - (word << 5)).to(tl.uint64)
+    later, odd = word >= 2, (word & 1) != 0
+    w0 = tl.where(later, 0x4E441529, 0).to(tl.uint32)
+    w1 = tl.where(later, 0xFC2757D1, 0xA2F9836E).to(tl.uint32)
+    w2 = tl.where(later, 0xF534DDC0, 0x4E441529).to(tl.uint32)
+    w3 = tl.where(later, 0xDB629599, 0xFC2757D1).to(tl.uint32)
+    w4 = tl.where(later, 0x3C439041, 0xF534DDC0).to(tl.uint32)
+    w0 = tl.where(odd, w1, w0).to(tl.uint64)
+    w1 = tl.where(odd, w2, w1).to(tl.uint64)
+    w2 = tl.where(odd, w3, w2).to(tl.uint64)
+    w3 = tl.where(odd, w4, w3).to(tl.uint64)
+    high = (((w0 << 32) | w1) << shift) >> 32
+    middle = (((w1 << 32) | w2) << shift) >> 32
+    low = (((w2 << 32) | w3) << shift) >> 32
+    m = (((bits & 0x7FFFFF) | 0x800000) << 6).to(tl.uint64)
+    turns = ((m * high) << 32) + m * middle + ((m * low) >> 32)  # in units of 2^-64
+    quarters = ((turns + (1 << 61)) >> 62).to(tl.int32)
+    beyond = (turns << 2).to(tl.int64, bitcast=True).to(tl.float32)
+    return quarters, beyond * 8.515303950216386e-20
+
+
+@triton.jit
+def _wave(x, quarters):
+    """The sine of x, |x| <= pi / 4, after so many quarter turns; minimax."""
+    z = x * x
+    sine = -0.00019514958
+    sine = sine * z + 0.00833215844
+    sine = sine * z - 0.166666552
+    sine = sine * z * x + x
+    cosine = 2.44327857e-05
+    cosine = cosine * z - 0.0013887313
+    cosine = cosine * z + 0.0416666456
+    cosine = cosine * z - 0.5
+    cosine = cosine * z + 1.0
+    y = tl.where((quarters & 1) != 0, cosine, sine)
+    return tl.where((quarters & 2) != 0, -y, y)
+
+
+@triton.jit
+def _near(x, FIRST: tl.constexpr):
+    """The sine of x, from 0 to 10^5, FIRST quarter turns later: a quarter turn has three parts of 24 bits."""
+    shifted = x * 0.63661977236758134 + 12582912.0
+    quarters = shifted - 12582912.0  # a whole number
+    beyond = tl.fma(quarters, -1.5707963705062866, x)
+    beyond = tl.fma(quarters, 4.371139000186241e-08, beyond)
+    beyond = tl.fma(quarters, 1.7151245100059816e-15, beyond)
+    return _wave(beyond, shifted.to(tl.int32, bitcast=True) + FIRST)
+
+
+@triton.jit
+def _far(x, near, FIRST: tl.constexpr):
+    """The same of any x; `near` is right up to 10^5, and NaN where it has to be."""
+    quarters, beyond = _quarter_turns(x)
+    return tl.where((x > 1e5) & (x < float("inf")), _wave(beyond, quarters + FIRST), near)
+
+
+@triton.jit
+def _four_cos(a, b, c, d):
+    """Four elements, which have one branch for what is rare."""
+    near_a, near_b = _near(a, 1), _near(b, 1)
+    near_c, near_d = _near(c, 1), _near(d, 1)
+    if tl.maximum(tl.maximum(a, b), tl.maximum(c, d)) > 1e5:
+        near_a, near_b = _far(a, near_a, 1), _far(b, near_b, 1)
+        near_c, near_d = _far(c, near_c, 1), _far(d, near_d, 1)
+    return near_a, near_b, near_c, near_d
+
+
+@triton.jit
+def _cos(x, CUDA: tl.constexpr):
+    turned = tl.abs(x)
+    if CUDA and _BRANCHES and x.numel >= 2048:  # four elements and more in each of up to 512 threads
+        y = tl.map_elementwise(_four_cos, turned, pack=4)[0]
+    else:
+        y = _far(turned, _near(turned, 1), 1)
+    return y
+
+
 @triton.jit(repr=_shown_as("cosformer_forward"), do_not_specialize=["together"])
 def cosformer_forward(
     q_ptr, k_ptr, v_ptr, out_ptr, length_in_ptr, z_ptr,
@@ -196,7 +286,7 @@ def cosformer_forward(
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
             j = keys.to(tl.float32)
 
-            z_term = tl.cos(t1 * (i[:, None] - j[None, :])) * tl.maximum(scale * qk, 0.0)
+            z_term = _cos(t1 * (i[:, None] - j[None, :]), CUDA) * tl.maximum(scale * qk, 0.0)
 
             if edge:
                 # One unsigned comparison: keys before the first are far beyond the last.
@@ -305,7 +395,7 @@ def cosformer_backward_query(
             j = keys.to(tl.float32)
 
             t4 = scale * qk > 0.0
-            t5 = t2[:, None] * tl.cos(t1 * (i[:, None] - j[None, :])) * (dp - t3[:, None])
+            t5 = t2[:, None] * _cos(t1 * (i[:, None] - j[None, :]), CUDA) * (dp - t3[:, None])
             dqk = tl.where(t4, t5, 0.0)
 
             ds = dqk
@@ -394,7 +484,7 @@ def cosformer_backward_key(
                 z = tl.load(z_ptr + row + rows, mask=rows < n_q, other=0.0)
                 delta = tl.load(delta_ptr + row + rows, mask=rows < n_q, other=0.0)
                 t1 = 1.0 / tl.maximum(z, 1e-06)
-                t3 = tl.cos(t2 * (i[None, :] - j[:, None]))
+                t3 = _cos(t2 * (i[None, :] - j[:, None]), CUDA)
                 t4 = scale * qk
                 weight = t1[None, :] * t3 * tl.maximum(t4, 0.0)
                 t5 = scale * t1

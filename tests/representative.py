@@ -20,12 +20,12 @@ REPRESENTATIVE = (
 BEYOND_HOPPER = """
 name: crowded
 let:
-  a: tanh(s)
-  b: erf(s)
-  c: atan(s)
-  d: sin(s)
-  e: cos(s)
-  f: softplus(s)
-  g: sqrt(1 + s * s)
-weights: a * (b + c) + b * (c + d) + c * (d + e) + d * (e + f) + e * (f + g) + f * (g + a) + g * (a + b)
+  t: tanh(s)
+  u: erf(s)
+  v: atan(s)
+  w: sin(s)
+  x: cos(s)
+  y: softplus(s)
+  z: sqrt(1 + s * s)
+weights: t * (u + v) + u * (v + w) + v * (w + x) + w * (x + y) + x * (y + z) + y * (z + t) + z * (t + u)
 """

@@ -285,6 +285,7 @@ class Emulation:
             "warpgroup_mma_wait": self.product_wait,
             "_descriptor": Descriptor,
             "_is_hopper": lambda: True,
+            "_BRANCHES": tl.constexpr(False),
         }
 
 

@@ -96,7 +96,7 @@ def test_200_runs_agree(name: str, d: int) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=Case.to_json)
-@pytest.mark.parametrize("name", ("power", "relu_squared", "softcap", *REPRESENTATIVE))
+@pytest.mark.parametrize("name", ["power", "relu_squared", "softcap", *REPRESENTATIVE])
 def test_gradients_of_one_kernel(name: str, case: Case) -> None:
     """Nobody wants gradients of inputs, so that five products are enough."""
     tested = subject(name)

@@ -60,11 +60,22 @@ def emulated(built: Compilation, call: Callable[[], Tensor], seed: int) -> Tenso
     return found
 
 
-# an input with a query and a key axis; a maximum; shared reciprocals; positions; inputs of keys; two sums with one maximum; two walks; two
-# accumulators, of products or of one and of sums
+# an input with a query and a key axis; a maximum; shared reciprocals; positions; inputs of keys; two sums with one
+# maximum; two walks; two accumulators, of products or of one and of sums
 @pytest.mark.parametrize("case", CASES, ids=Case.to_json)
 @pytest.mark.parametrize(
-    "name", ["additive_bias", "affine_scaled", "alibi", "forgetting", "retention", "sigmoid", "softmax", "t_softmax", "two_temperatures"]
+    "name",
+    [
+        "additive_bias",
+        "affine_scaled",
+        "alibi",
+        "forgetting",
+        "retention",
+        "sigmoid",
+        "softmax",
+        "t_softmax",
+        "two_temperatures",
+    ],
 )
 def test_output(name: str, case: Case) -> None:
     assert error_of(compilation(name), case) <= 1
