@@ -107,7 +107,7 @@ def test_float16_is_served_where_weights_are_bounded() -> None:
 
 
 def test_what_the_kernels_cannot_say_is_left_to_the_others() -> None:
-    built = compile_spec(BEYOND_HOPPER, "crowded.yaml", target="hopper")
+    built = compile_spec(BEYOND_HOPPER, "crowded.yaml", build=Build("hopper"))
     assert built.source == compile_spec(BEYOND_HOPPER, "crowded.yaml").source
 
 

@@ -100,7 +100,7 @@ let:
   m: mean(s)
 weights: (s - m) / (1 + sum((s - m) ** 2))
 """
-    built = compile_spec(text, "biased_variance.yaml", target="hopper")
+    built = compile_spec(text, "biased_variance.yaml", build=Build("hopper"))
     assert error_of(built, CASES[2]) <= 1
 
 
