@@ -121,6 +121,7 @@ class _Assembly:
         name = self.normalizer.name
         pairs = (f"{name}_backward_pair_{g.name}" for g in self.plan.pair_gradients)
         hopper = [f"{name}_forward_hopper"] if self.hopper else []
+        hopper += [f"{name}_forward_hopper_solo"] if self.hopper and self.hopper.solo else []
         hopper += [f"{name}_backward_hopper"] if self.hopper and self.hopper.backward else []
         return f"{name}_forward", f"{name}_backward_query", f"{name}_backward_key", *pairs, *hopper
 

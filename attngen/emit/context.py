@@ -209,13 +209,15 @@ class HopperBackward:
 @dataclass(frozen=True, slots=True)
 class HopperText:
     """The kernels for Hopper. `uniform`: accumulators whose weight is the same for all pairs, which need no product.
-    `late`: what the output alone needs. `types`: torch's names of the types of query, key and value that are
-    served. There is no kernel for backwards of more than five products."""
+    `late`: what the output alone needs. `solo`: there is also a forward of one warpgroup that loads itself. `types`:
+    torch's names of the types of query, key and value that are served. There is no kernel for backwards of more than
+    five products."""
 
     forward: ForwardText
     walks: tuple[HopperWalk, ...]
     uniform: tuple[AccumulatorText, ...]
     late: KernelUse
+    solo: bool
     backward: HopperBackward | None
     types: tuple[str, ...]
     tiles: tuple[HopperTile, ...]

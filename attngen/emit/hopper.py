@@ -7,7 +7,7 @@ more registers than there are are left to the plain kernels.
 
 from dataclasses import replace
 
-from attngen.emit.configs import HOPPER_BACKWARD, HOPPER_NARROW, HOPPER_SHORT, HOPPER_WIDE, HopperTile
+from attngen.emit.configs import HOPPER_BACKWARD, HOPPER_NARROW, HOPPER_SHORT, HOPPER_SOLO, HOPPER_WIDE, HopperTile
 from attngen.emit.context import ForwardText, HopperBackward, HopperProduct, HopperText, HopperWalk, KernelUse
 from attngen.emit.hopper_backward import fits
 from attngen.emit.lines import computed, read
@@ -70,6 +70,7 @@ def hopper_text(forward: ForwardText, backward: HopperBackward | None) -> Hopper
         walks=_walks(forward.passes, uniform),
         uniform=uniform,
         late=_beyond(forward.kernel, forward.passes),
+        solo=_has_solo(forward, uniform),
         backward=backward if backward_tiles else None,
         types=_types(forward, uniform),
         tiles=_tiles(forward, uniform),
@@ -95,7 +96,14 @@ def _is_uniform(accumulator: AccumulatorText, this: PassText) -> bool:
 def _tiles(forward: ForwardText, uniform: tuple[AccumulatorText, ...]) -> tuple[HopperTile, ...]:
     if len(forward.output.terms) - len(uniform) > 1:
         return HOPPER_SHORT
-    return HOPPER_WIDE if len(forward.passes) == 1 and _is_light(forward.passes[0]) else HOPPER_NARROW
+    if len(forward.passes) > 1 or not _is_light(forward.passes[0]):
+        return HOPPER_NARROW
+    return HOPPER_SOLO if _has_solo(forward, uniform) and _is_one_exponential(forward.passes[0]) else HOPPER_WIDE
+
+
+def _has_solo(forward: ForwardText, uniform: tuple[AccumulatorText, ...]) -> bool:
+    """Whether a warpgroup can do without another that loads: for one walk over the keys, and no sums of values."""
+    return len(forward.passes) == 1 and not uniform
 
 
 def _walks(passes: tuple[PassText, ...], uniform: tuple[AccumulatorText, ...]) -> tuple[HopperWalk, ...]:
@@ -144,6 +152,11 @@ def _is_light(this: PassText) -> bool:
     beside_logistic = "_logistic2_shared" in text and text.count("qk") > 1  # the scores wait for their reciprocals
     crowded = tiles or beside_logistic or "_sin(" in text or "_cos(" in text
     return _lines(this) <= MOST_LINES_OF_WIDE_TILES and len(bodies) == 1 and not crowded
+
+
+def _is_one_exponential(this: PassText) -> bool:
+    """Whether that of a score beside a running maximum of scores is nearly all that its weight takes."""
+    return [pivot.exponent for pivot in this.pivots] == ["qk"]
 
 
 def _given(this: PassText, left: tuple[str, ...]) -> tuple[str, ...]:

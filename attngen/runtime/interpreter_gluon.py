@@ -149,10 +149,11 @@ class Emulation:
     def init(self, barrier: Barrier, count: int) -> None:
         barrier.count = count
 
-    def expect(self, barrier: Barrier, size: int) -> None:
-        barrier.bytes += int(size)
-        barrier.update(1, 0)
-        self.schedule.wait()
+    def expect(self, barrier: Barrier, size: int, pred: Any = True) -> None:
+        if pred:
+            barrier.bytes += int(size)
+            barrier.update(1, 0)
+            self.schedule.wait()
 
     def arrive(self, barrier: Barrier, count: int = 1) -> None:
         barrier.update(count, 0)
@@ -163,7 +164,11 @@ class Emulation:
 
     # -------------------------------------------------------------------------------------------------- copies
 
-    def load(self, descriptor: Descriptor, place: list[Any], barrier: Barrier, destination: Shared) -> None:
+    def load(
+        self, descriptor: Descriptor, place: list[Any], barrier: Barrier, destination: Shared, pred: Any = True
+    ) -> None:
+        if not pred:
+            return
         rows, there = descriptor.window(place)
         destination.data.fill_(float("nan"))  # until it arrives
 
@@ -297,6 +302,9 @@ class _Language(SimpleNamespace):
 @contextlib.contextmanager
 def emulating_hopper(module: ModuleType, seed: int = 0) -> Iterator[None]:
     """Within the block, which has to be inside of `interpreting(module)`, the module's kernels for Hopper run."""
-    names = Emulation(seed).names()
+    emulation = Emulation(seed)
+    names = emulation.names()
     with replaced(module, {name: names[name] for name in names if hasattr(module, name)}):
         yield
+    if emulation.schedule.copies:
+        raise RaceError("a program ended while a copy to its shared memory was under way")

@@ -26,15 +26,23 @@ from attngen.bench.subject import subject
 from attngen.build import Build
 from attngen.verify.case import Case
 
-Tile = tuple[int, int, int, int]  # queries of a warpgroup, keys, slots of the rings, elements per reciprocal
+# Queries of a warpgroup, keys, slots of the rings, elements per reciprocal, and how many warpgroups compute: two beside
+# one that loads, or one that loads itself.
+Tile = tuple[int, int, int, int, int]
 PLAIN = "plain"
 FORWARD: dict[int, tuple[Tile, ...]] = {
-    64: ((64, 128, 3, 4), (64, 128, 3, 2), (64, 128, 2, 4), (64, 64, 4, 4), (64, 64, 4, 2), (64, 64, 6, 4)),
-    128: ((64, 128, 2, 2), (64, 128, 2, 4), (64, 64, 4, 2), (64, 64, 3, 2), (64, 64, 4, 4)),
-}
+    64: (
+        (64, 128, 3, 4, 2), (64, 128, 3, 2, 2), (64, 128, 2, 4, 2), (64, 64, 4, 4, 2), (64, 64, 4, 2, 2),
+        (64, 64, 6, 4, 2), (64, 128, 2, 4, 1), (64, 64, 2, 4, 1),
+    ),
+    128: (
+        (64, 128, 2, 2, 2), (64, 128, 2, 4, 2), (64, 64, 4, 2, 2), (64, 64, 3, 2, 2), (64, 64, 4, 4, 2),
+        (64, 64, 2, 2, 1),
+    ),
+}  # fmt: skip
 BACKWARD: dict[int, tuple[Tile, ...]] = {
-    64: ((64, 64, 3, 4), (64, 64, 3, 2), (64, 64, 2, 4), (64, 64, 4, 4)),
-    128: ((64, 64, 2, 2), (64, 64, 2, 4)),
+    64: ((64, 64, 3, 4, 2), (64, 64, 3, 2, 2), (64, 64, 2, 4, 2), (64, 64, 4, 4, 2)),
+    128: ((64, 64, 2, 2, 2), (64, 64, 2, 4, 2)),
 }
 TABLES = {"forward": ("HOPPER_TILES", FORWARD), "backward": ("HOPPER_BACKWARD_TILES", BACKWARD)}
 LENGTHS = (2048, 8192)
@@ -130,8 +138,10 @@ def contenders(task: Task) -> tuple[Contender, ...]:
     module = sys.modules[for_hopper.__module__]
     name, tiles = TABLES[task.cell.direction]
     width, table = task.cell.case.d, getattr(module, name, {})
-    others = (Contender(str(tile), for_hopper, (table, width, module.HopperTile(*tile))) for tile in tiles[width])
-    return (Contender(PLAIN, task.op), *(others if width in table else ()))
+    shapes = {2, 1} if any(kernel.endswith("_solo") for kernel in module.KERNELS) else {2}
+    served = [tile for tile in tiles[width] if tile[-1] in shapes] if width in table else []
+    others = (Contender(str(tile), for_hopper, (table, width, module.HopperTile(*tile))) for tile in served)
+    return (Contender(PLAIN, task.op), *others)
 
 
 def main() -> None:

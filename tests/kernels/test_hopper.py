@@ -38,7 +38,8 @@ def op(name: str) -> tuple[ModuleType, Normalizer]:
 def row_of_forward(name: str, case: Case) -> Row:
     module, normalizer = op(name)
     (row,) = map(row_of, compile_launches(TARGETS["sm_90"], case, partial(launch_forward, module, normalizer, case)))
-    assert row.kernel == f"{name}_forward_hopper"
+    solo = "_solo" if module.HOPPER_TILES[case.head_dim].consumers == 1 else ""
+    assert row.kernel == f"{name}_forward_hopper{solo}"
     return row
 
 
@@ -98,6 +99,15 @@ def test_machine_code_keeps_its_limits(name: str, head_dim: int) -> None:
     assert found.instructions_per_tile <= instructions
     assert found.special_per_score <= special
     assert found.special_under_products >= 0.95  # at head dim 64 as well
+
+
+def test_programs_of_one_warpgroup_share_a_multiprocessor() -> None:
+    """They serve where special functions are most of the work, and formulas with other numbers keep the other shape."""
+    solo, other = row_of_forward("softmax", Case(64)), row_of_forward("sigmoid", Case(64))
+    assert solo.kernel.endswith("_solo")
+    assert not other.kernel.endswith("_solo")
+    if PINNED:
+        assert needs(solo).ctas == 3
 
 
 def test_float16_is_served_where_weights_are_bounded() -> None:

@@ -39,12 +39,21 @@ def compilation(name: str) -> Compilation:
     return compile_spec(spec.text, spec.path, build=Build("hopper"))
 
 
-def error_of(built: Compilation, case: Case, seed: int = 0) -> float:
+# A tile with two warpgroups that compute, and one with one that loads itself, for either head dim.
+PAIR, SOLO = (64, 128, 3, 4, 2), (64, 128, 2, 4, 1)
+Tile = tuple[int, int, int, int, int]
+
+
+def error_of(built: Compilation, case: Case, seed: int = 0, tile: Tile | None = None) -> float:
     """The output's largest error, in units of its tolerance; infinite where it isn't a number."""
     tested = subject_of(load_module(built), built.normalizer)
     drawn = tested.draw(case)
     expected = expect(tested.normalizer, drawn, case.call)
-    out = emulated(built, lambda: tested.run(drawn.operands, case.call), seed)
+    with pytest.MonkeyPatch.context() as patch:
+        if tile is not None:
+            module = load_module(built)
+            patch.setitem(module.HOPPER_TILES, case.d, module.HopperTile(*tile))
+        out = emulated(built, lambda: tested.run(drawn.operands, case.call), seed)
     error = float((out.double() - expected.exact["out"]).abs().amax()) / expected.tolerance["out"]
     return error if error == error else float("inf")
 
@@ -65,20 +74,19 @@ def emulated(built: Compilation, call: Callable[[], Tensor], seed: int) -> Tenso
 @pytest.mark.parametrize("case", CASES, ids=Case.to_json)
 @pytest.mark.parametrize(
     "name",
-    [
-        "additive_bias",
-        "affine_scaled",
-        "alibi",
-        "forgetting",
-        "retention",
-        "sigmoid",
-        "softmax",
-        "t_softmax",
-        "two_temperatures",
-    ],
+    ["additive_bias", "affine_scaled", "alibi", "forgetting", "retention", "sigmoid", "t_softmax", "two_temperatures"],
 )
 def test_output(name: str, case: Case) -> None:
     assert error_of(compilation(name), case) <= 1
+
+
+# a maximum, with either number of warpgroups; and, of one that loads itself, inputs of keys and of pairs
+@pytest.mark.parametrize("case", CASES, ids=Case.to_json)
+@pytest.mark.parametrize(
+    ("name", "tile"), [("softmax", PAIR), ("softmax", SOLO), ("forgetting", SOLO), ("additive_bias", SOLO)]
+)
+def test_output_of_either_shape(name: str, tile: Tile, case: Case) -> None:
+    assert error_of(compilation(name), case, tile=tile) <= 1
 
 
 @pytest.mark.parametrize("name", ["cosformer", "softplus_l1"])
@@ -104,9 +112,10 @@ weights: (s - m) / (1 + sum((s - m) ** 2))
     assert error_of(built, CASES[2]) <= 1
 
 
+@pytest.mark.parametrize("tile", [PAIR, SOLO])
 @pytest.mark.parametrize("seed", range(1, 6))
-def test_no_order_of_events_changes_the_output(seed: int) -> None:
-    assert error_of(compilation("softmax"), replace(CAUSAL, n_k=900, is_causal=False), seed) <= 1
+def test_no_order_of_events_changes_the_output(seed: int, tile: Tile) -> None:
+    assert error_of(compilation("softmax"), replace(CAUSAL, n_k=900, is_causal=False), seed, tile) <= 1
 
 
 UNLIKE = Case(n_q=128, n_k=64, d=64, d_v=64, dtype="bfloat16", is_causal=True, alignment="lower_right")
@@ -221,6 +230,30 @@ MUTANTS = {
 }
 
 
+KEYS_FOLLOW, VALUES_FOLLOW = (
+    f"_renew({ring}_desc, batch, kv_head, {tile} + SLOTS, tiles, at_edges, first_edge, first_full, last_full, "
+    f"{ring}_full, {ring}_ring, not full)\n"
+    for ring, tile in (("k", "tile"), ("v", "tile - 1"))
+)
+SCORES_DONE = "qk = warpgroup_mma_wait(1, deps=(scores,))\n"
+OUTPUT_DONE = "acc = warpgroup_mma_wait(0, deps=(acc_next,))\n"
+BETWEEN = 12 * " "
+
+# The same of the warpgroup that loads itself.
+SOLO_MUTANTS = {
+    "keys are overwritten": (f"{SCORES_DONE}{BETWEEN}{KEYS_FOLLOW}", f"{KEYS_FOLLOW}{BETWEEN}{SCORES_DONE}"),
+    "values are overwritten": (f"{OUTPUT_DONE}{BETWEEN}{VALUES_FOLLOW}", f"{VALUES_FOLLOW}{BETWEEN}{OUTPUT_DONE}"),
+    "no keys follow": (KEYS_FOLLOW, "pass\n"),
+    "queries are not there": ("mbarrier.wait(q_full.index(0), 0)\n    q =", "q ="),
+    "keys are not there": MUTANTS["keys are not there"],
+    "values are not there": MUTANTS["values are not there"],
+    "the parity is wrong": ("mbarrier.wait(v_full.index(slot), (tile // SLOTS) & 1)",
+                            "mbarrier.wait(v_full.index(slot), tile & 1)"),
+    "a tile is missing": ("exists = tile < tiles", "exists = tile < tiles - 1"),
+    "a copy goes on behind the end": ("exists = tile < tiles", "exists = tile <= tiles"),
+    "the output is not seen": MUTANTS["the output is not seen"],
+}  # fmt: skip
+
 # The same of sums of values.
 SUMS_MUTANTS = {
     "values to be summed up are not there": ("mbarrier.wait(v_full.index(slot), (tile // SLOTS) & 1)\n    v =",
@@ -266,29 +299,31 @@ BACKWARD_MUTANTS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "mistake"),
+    ("name", "mistake", "tile"),
     [
-        *(("softmax", mistake) for mistake in MUTANTS),
-        *(("t_softmax", mistake) for mistake in WALKS_MUTANTS),
-        *(("affine_scaled", mistake) for mistake in SUMS_MUTANTS),
-        *(("sparsemax", mistake) for mistake in VOTE_MUTANTS),
+        *(("softmax", mistake, PAIR) for mistake in MUTANTS.items()),
+        *(("softmax", mistake, SOLO) for mistake in SOLO_MUTANTS.items()),
+        *(("t_softmax", mistake, None) for mistake in WALKS_MUTANTS.items()),
+        *(("affine_scaled", mistake, None) for mistake in SUMS_MUTANTS.items()),
+        *(("sparsemax", mistake, None) for mistake in VOTE_MUTANTS.items()),
     ],
+    ids=lambda part: part[0] if isinstance(part, tuple) and isinstance(part[0], str) else None,
 )
-def test_mistakes_in_the_protocol_show(name: str, mistake: str) -> None:
-    built, (right, wrong) = compilation(name), (MUTANTS | WALKS_MUTANTS | SUMS_MUTANTS | VOTE_MUTANTS)[mistake]
-    assert built.source.count(right) == 1
+def test_mistakes_in_the_protocol_show(name: str, mistake: tuple[str, tuple[str, str]], tile: Tile | None) -> None:
+    built, (title, (right, wrong)) = compilation(name), mistake
+    assert built.source.count(right) in (1, 2)  # the two shapes share some of it
     mutant = replace(built, source=built.source.replace(right, wrong))
 
     def shows(case: Case, seed: int) -> bool:
         try:
-            return error_of(mutant, case, seed) > 1
+            return error_of(mutant, case, seed, tile) > 1
         except Exception as error:
-            return "RaceError" in str(error) or "DeadlockError" in str(error)
+            return "RaceError" in repr(error) or "DeadlockError" in repr(error)
 
     cases = [replace(CAUSAL, n_k=900, is_causal=False)]
-    if mistake in VOTE_MUTANTS:
+    if title in VOTE_MUTANTS:
         cases = [UNLIKE]
-    if mistake in SUMS_MUTANTS:  # whole tiles alone, and tiles at edges alone
+    if title in SUMS_MUTANTS:  # whole tiles alone, and tiles at edges alone
         cases = [replace(CAUSAL, n_q=64, n_k=896, is_causal=False), replace(CASES[3], n_q=256)]
     assert any(shows(case, seed) for seed in range(5) for case in cases)
 
