@@ -206,12 +206,12 @@ class HopperTile:
 
 # As many slots as there is shared memory for beside the queries of two warpgroups. Reciprocals are shared as long as
 # the special function unit takes more time than the products.
-HOPPER_WIDE = (HopperTile(64, 64, 128, 3, 4), HopperTile(128, 64, 128, 2, 2))
-HOPPER_NARROW = (HopperTile(64, 64, 64, 4, 4), HopperTile(128, 64, 64, 4, 2))
+HOPPER_WIDE = (HopperTile(64, 64, 128, 3, 4), HopperTile(128, 64, 128, 2, 2), HopperTile(256, 64, 64, 2, 2))
+HOPPER_NARROW = (HopperTile(64, 64, 64, 4, 4), HopperTile(128, 64, 64, 4, 2), HopperTile(256, 64, 32, 4, 2))
 # One exponential per score keeps the special function units busier than any other: three programs of one warpgroup each
 # on a multiprocessor have more warps to hide waits behind, for 37 instructions per tile that bring tiles.
-HOPPER_SOLO = (HopperTile(64, 64, 128, 2, 4, 1), HopperTile(128, 64, 128, 2, 2))
-# Several accumulators: what they leave of the registers holds half the scores.
+HOPPER_SOLO = (HopperTile(64, 64, 128, 2, 4, 1), *HOPPER_WIDE[1:])
+# Several accumulators: what they leave of the registers holds half the scores; two of 256 channels are all there are.
 HOPPER_SHORT = (HopperTile(64, 64, 64, 4, 4), HopperTile(128, 64, 32, 8, 2))
 # Twice as many queries spill at head dim 64 already.
 HOPPER_BACKWARD = (HopperTile(64, 64, 64, 3, 4), HopperTile(128, 64, 64, 2, 2))

@@ -17,6 +17,9 @@ from attngen.schedule import OpPlan
 
 # Formulas of more lines don't fit into the registers beside the scores and the output, with 64 keys or 128.
 MOST_LINES, MOST_LINES_OF_WIDE_TILES = 7, 3
+# Copies in shared memory can't be cut into as few rows as sums of more channels would take at a time; and beside an
+# output of more, registers don't hold the step behind it.
+MOST_CHANNELS_BESIDE = 128
 
 # log(1 + u) / u on [0, 1], highest power first: minimax fit of degree 5, relative error below 9e-6. Weights are rounded
 # to 16 bits, which is 200 times as much.
@@ -96,6 +99,11 @@ def _is_uniform(accumulator: AccumulatorText, this: PassText) -> bool:
 def _tiles(forward: ForwardText, uniform: tuple[AccumulatorText, ...]) -> tuple[HopperTile, ...]:
     if len(forward.output.terms) - len(uniform) > 1:
         return HOPPER_SHORT
+    alone = not uniform and forward.output.step is None
+    return tuple(tile for tile in _cut(forward, uniform) if alone or tile.width <= MOST_CHANNELS_BESIDE)
+
+
+def _cut(forward: ForwardText, uniform: tuple[AccumulatorText, ...]) -> tuple[HopperTile, ...]:
     if len(forward.passes) > 1 or not _is_light(forward.passes[0]):
         return HOPPER_NARROW
     return HOPPER_SOLO if _has_solo(forward, uniform) and _is_one_exponential(forward.passes[0]) else HOPPER_WIDE

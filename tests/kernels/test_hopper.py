@@ -79,6 +79,7 @@ LIMITS = {
     ("additive_bias", 128): (960, 1.1),  # tiles of an input, on their way while the scores are
     ("cosformer", 64): (5300, 0),  # all of a cosine, whose greater part is jumped over
     ("softpick", 64): (2100, 2.1),
+    ("softmax", 256): (870, 1.1),
     ("two_temperatures", 128): (1850, 2.3),  # two accumulators: a quarter of the keys per tile
     ("sparsemax", 128): (400, 0),  # the last walk, behind those of the search
     ("alpha_entmax", 64): (520, 2.1),  # a logarithm and an exponential per weight

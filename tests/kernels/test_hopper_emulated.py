@@ -94,6 +94,12 @@ def test_output_where_float16_is_left_to_the_others(name: str) -> None:
     assert error_of(compilation(name), CAUSAL) <= 1
 
 
+def test_output_of_256_channels() -> None:
+    case = replace(CAUSAL, n_q=70, n_k=140, d=256, d_v=256)
+    assert error_of(compilation("softmax"), case) <= 1
+    assert 256 not in load_module(compilation("affine_scaled")).HOPPER_TILES  # nor two sums of so many
+
+
 def test_output_of_the_longest_formulas() -> None:
     assert error_of(compilation("softpick"), CAUSAL) <= 1
 
