@@ -18,7 +18,7 @@ from attngen.emit.configs import NATIVE_TILES, configs
 from attngen.emit.cpp import assemble_cpp
 from attngen.emit.fast import FUNCTIONS, printers_for
 from attngen.emit.hopper import (
-    has_five_products,
+    has_pairs,
     hopper_text,
     is_served,
     without_input_gradients,
@@ -127,7 +127,7 @@ class _Assembly:
 
     def hopper_text(self) -> ct.HopperText:
         forward = _Assembly(without_support(self.plan)).forward(self.printers.hopper, HOPPER_SEARCH)
-        if not has_five_products(self.plan):
+        if has_pairs(self.plan):
             return hopper_text(forward, None)
         key = _Assembly(without_input_gradients(without_support(self.plan))).key(self.printers.hopper_keys)
         return hopper_text(forward, backward_text(key, self.backward.dp, [value.name for value in self.row_values()]))

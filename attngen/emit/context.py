@@ -192,7 +192,8 @@ class HopperBackward:
 
     The warpgroup that loads reads `row_inputs` and `row_values`, and computes `before_rows`, `rows` and from them
     `through`, which are vectors of rows that the others get. `weights` come before the second product is there,
-    `gradients` after; they read `kept` of what those computed.
+    `gradients` after; they read `kept` of what those computed. Up to head dim `early_to` that product runs while
+    the weights are computed; beyond it starts behind them and, if it `is_apart`, nothing runs beside it.
     """
 
     key: KeyText
@@ -204,14 +205,16 @@ class HopperBackward:
     weights: TileStep
     gradients: TileStep
     kept: tuple[str, ...]
+    early_to: int
+    is_apart: bool
 
 
 @dataclass(frozen=True, slots=True)
 class HopperText:
     """The kernels for Hopper. `uniform`: accumulators whose weight is the same for all pairs, which need no product.
     `late`: what the output alone needs. `solo`: there is also a forward of one warpgroup that loads itself. `types`:
-    torch's names of the types of query, key and value that are served. There is no kernel for backwards of more than
-    five products."""
+    torch's names of the types of query, key and value that are served. There is no backward of inputs with
+    a query and a key axis, and of formulas that registers don't hold."""
 
     forward: ForwardText
     walks: tuple[HopperWalk, ...]

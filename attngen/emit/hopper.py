@@ -48,15 +48,9 @@ def without_support(plan: OpPlan) -> OpPlan:
     return replace(plan, analysis=replace(plan.analysis, support=None))
 
 
-def has_five_products(plan: OpPlan) -> bool:
-    """Whether a walk over the queries has all that dQ, dK and dV need, so that one kernel gives the three of them.
-
-    Row adjoints other than delta are sums over the keys. Inputs with a query and a key axis aren't brought there.
-    """
-    backward = plan.analysis.backward
-    from_delta = set(plan.handed_over) <= {backward.delta} and not backward.products
-    pairs = any({"query", "key"} <= set(i.axes) for i in plan.normalizer.inputs)
-    return from_delta and plan.deferred is None and not pairs
+def has_pairs(plan: OpPlan) -> bool:
+    """Whether inputs have a query and a key axis, which the backward kernel doesn't bring."""
+    return any({"query", "key"} <= set(i.axes) for i in plan.normalizer.inputs)
 
 
 def without_input_gradients(plan: OpPlan) -> OpPlan:

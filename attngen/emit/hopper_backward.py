@@ -5,16 +5,21 @@ others get it through shared memory. Weights need the scores and not the second 
 that is in flight. Formulas are not changed.
 """
 
+import re
 from collections.abc import Iterable
 
 from attngen.emit.context import HopperBackward, KeyText, Section, TileStep
 from attngen.emit.lines import computed, read
 
-MOST_LINES = 8  # formulas of more of them need more registers than there are beside dK and dV
-MOST_WAITING = {64: 3, 128: 1}  # head dim -> tiles that wait for the second product
-MOST_BESIDE_WAITING = 4  # lines of weights and the vectors that they read, at head dim 128
-_LONG_FUNCTIONS = ("_erf_short(", "_tanh_short(", "_expm1(")
-_BRANCHING_FUNCTIONS = ("_sin(", "_cos(")
+# Found by reading spills, by head dim: lines of weights, and tiles that gradients need beside the second product.
+MOST_LINES = {64: 10, 128: 8}
+MOST_WAITING = {64: 3, 128: 2}
+# Beyond these the second product starts behind the weights: at head dim 64, lines of weights, and vectors of rows
+# beside as many waiting tiles as there may be; at head dim 128, lines of weights beside a waiting tile.
+MOST_LINES_EARLY, MOST_VECTORS_EARLY = 8, 2
+MOST_LINES_BESIDE = 3
+_LONG = re.compile(r"tl\.exp2\(|(?<!\w)_(?!square)\w+\(")  # functions that need registers of their own
+_BRANCHING = re.compile(r"(?<!\w)_(sin|cos)\(")
 
 
 def backward_text(key: KeyText, dp: str, row_values: Iterable[str]) -> HopperBackward:
@@ -33,27 +38,33 @@ def backward_text(key: KeyText, dp: str, row_values: Iterable[str]) -> HopperBac
     needed = read((*before_rows, *rows, *through))
     loaded = tuple(use for use in main.uses.inputs if f"{use.name}_in" in needed and use.level in ("uniform", "row"))
     values = tuple(name for name in row_values if name in needed)
-    return HopperBackward(key, before_rows, loaded, values, rows, through, weights, gradients, kept)
+    early_to, is_apart = _order(weights, gradients, kept, len(through))
+    return HopperBackward(key, before_rows, loaded, values, rows, through, weights, gradients, kept, early_to, is_apart)
+
+
+def _order(weights: TileStep, gradients: TileStep, kept: tuple[str, ...], vectors: int) -> tuple[int, bool]:
+    """Up to which head dim the second product starts early; and whether it is beyond that awaited with nothing else."""
+    lines, waiting = len(weights.lines), len(_waiting(weights, gradients, kept))
+    if lines > MOST_LINES_EARLY or (waiting == MOST_WAITING[64] and vectors > MOST_VECTORS_EARLY):
+        return 0, True
+    if waiting < 2 and (not kept or (lines <= MOST_LINES_BESIDE and len(weights.rows) <= 1)):
+        return 128, False
+    return 64, waiting > 1 or lines >= MOST_LINES_BESIDE
+
+
+def _waiting(weights: TileStep, gradients: TileStep, kept: tuple[str, ...]) -> set[str]:
+    """Tiles that gradients need and that are there before the second product."""
+    return {*kept} | {weights.result} & {*gradients.given}
 
 
 def fits(backward: HopperBackward, head_dim: int) -> bool:
-    """Whether registers hold dK, dV and what a tile's formulas need; found by reading spills."""
+    """Whether registers hold dK, dV and what a tile's formulas need."""
     weights, gradients = backward.weights, backward.gradients
-    waiting = {*backward.kept} | {weights.result} & {*gradients.given}
-    if _calls(backward, _BRANCHING_FUNCTIONS):
-        return False
-    in_place = len(weights.lines) <= MOST_LINES and len(waiting) <= MOST_WAITING[head_dim]
-    long = _calls(backward, _LONG_FUNCTIONS)
-    if head_dim <= 64:
-        return in_place and not (long and len(waiting) == MOST_WAITING[head_dim])
-    # Scores that wait do so where the product left them, and registers around them go to waste.
-    crowded = backward.kept and len(weights.lines) + len(weights.rows) > MOST_BESIDE_WAITING
-    return in_place and "qk" not in waiting and not long and not crowded
-
-
-def _calls(backward: HopperBackward, functions: tuple[str, ...]) -> bool:
-    lines = (*backward.weights.lines, *backward.gradients.lines)
-    return any(function in line for function in functions for line in lines)
+    waiting = len(_waiting(weights, gradients, backward.kept))
+    is_long = any(_LONG.search(line) for line in (*gradients.lines, gradients.result))
+    in_place = len(weights.lines) <= MOST_LINES[head_dim] and waiting <= MOST_WAITING[head_dim]
+    branches = any(_BRANCHING.search(line) for line in (*weights.lines, *gradients.lines))
+    return in_place and not branches and (head_dim <= 64 or waiting < 2 or not is_long)
 
 
 def _step(lines: tuple[str, ...], result: str, vectors: set[str], own: set[str]) -> TileStep:
