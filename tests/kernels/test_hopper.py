@@ -49,14 +49,16 @@ def needs(row: Row) -> Resources:
     return row.resources
 
 
-# what nothing but weights waits for the second product of; what something else does, at more channels
+# nothing but the weight waits for the second product; a tile that does so in shared memory; nothing runs beside it
 @pytest.mark.parametrize(
-    ("name", "head_dim", "hidden"), [("softmax", 64, 0.9), ("softmax", 128, 0.9), ("relu_squared", 128, 0)]
+    ("name", "head_dim", "hidden"), [("softmax", 64, 0.9), ("softmax", 128, 0.9), ("l2", 128, 0), ("elu_l1", 64, 0)]
 )
 def test_backward_keeps_its_limits(name: str, head_dim: int, hidden: float) -> None:
     module, normalizer = op(name)
     launch = partial(launch_kernels, module, normalizer, Case(head_dim), False)
-    _, row = map(row_of, compile_launches(TARGETS["sm_90"], Case(head_dim), launch))
+    _, rows, row = map(row_of, compile_launches(TARGETS["sm_90"], Case(head_dim), launch))
+    assert rows.kernel == f"{name}_backward_query"
+    assert not needs(rows).matrix  # of its walk nothing is left
     assert row.kernel == f"{name}_backward_hopper"
     assert row.resources is not None, row.error
     if PINNED:
