@@ -1,0 +1,136 @@
+"""The backward kernel for Hopper, in an emulation on the CPU of what it uses of Gluon: numbers, masks, the protocol."""
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+
+from attngen.build import Build
+from attngen.catalog import read
+from attngen.pipeline import Compilation, compile_spec
+from attngen.runtime.interpreter import interpreting
+from attngen.runtime.interpreter_gluon import emulating_hopper
+from attngen.runtime.loader import load_module
+from attngen.verify.case import Case
+from attngen.verify.subject import subject_of
+from attngen.verify.tolerance import expect
+
+CAUSAL = Case(batch=1, kv_heads=1, group=2, n_q=150, n_k=300, d=64, d_v=64, dtype="bfloat16", is_causal=True)
+
+
+@cache
+def compilation(name: str) -> Compilation:
+    spec = read(name)
+    return compile_spec(spec.text, spec.path, build=Build("hopper"))
+
+
+# row values and a mask; a window, keys and queries that share slots; what rows alone decide; inputs of rows and of keys
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        ("softmax", replace(CAUSAL, d=128, d_v=128)),
+        ("sigmoid", replace(CAUSAL, is_causal=False, n_k=520, window=(200, 3), layout="transposed")),
+        ("retention", replace(CAUSAL, n_q=70, n_k=140)),
+        ("temperature_alibi", replace(CAUSAL, n_q=70, n_k=140, alignment="lower_right")),
+        ("gaussian", replace(CAUSAL, n_q=70, n_k=140, is_causal=False)),
+        ("lssa", replace(CAUSAL, n_q=3, n_k=70)),  # NaN beyond the last query would spoil what shares a reciprocal
+        # tiles that wait in shared memory, with a product beside that of dP and without; sums over keys made before
+        ("l2", replace(CAUSAL, n_q=150, n_k=140, d=128, d_v=128)),
+        ("cog", replace(CAUSAL, n_q=150, n_k=140, d=128, d_v=128)),
+        ("elu_l1", replace(CAUSAL, n_q=70, n_k=140)),
+        ("t_softmax", replace(CAUSAL, n_q=70, n_k=140)),
+        ("affine_scaled", replace(CAUSAL, n_q=70, n_k=140)),
+    ],
+)
+def test_gradients_of_one_kernel(name: str, case: Case) -> None:
+    error, launches = error_of_gradients(compilation(name), case)
+    assert error <= 1
+    assert launches == 1
+
+
+def test_keys_that_do_not_exist_add_nothing() -> None:
+    """Beside scores far below zero a product with zeros would weigh more than 16 bits hold."""
+    module = load_module(compilation("softmax"))
+    query = torch.full((1, 1, 64, 64), 2.0, dtype=torch.float16)
+    key = torch.full((1, 1, 70, 64), -2.0, dtype=torch.float16)
+    leaves = [x.clone().requires_grad_() for x in (query, key, key)]
+    with interpreting(module), emulating_hopper(module):
+        gradients = torch.autograd.grad(module.softmax_attention(*leaves), leaves, query)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_the_gradient_of_a_sum_takes_the_one_kernel() -> None:
+    """Its strides are zero, which the copy engine can't address."""
+    error, launches = error_of_gradients(compilation("softmax"), replace(CAUSAL, n_q=64, n_k=64), is_sum=True)
+    assert error <= 1
+    assert launches == 1
+
+
+def test_deterministic_gradients_take_two_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    error, launches = error_of_gradients(compilation("softmax"), replace(CAUSAL, n_q=64, n_k=64))
+    assert error <= 1
+    assert launches == 0
+
+
+def error_of_gradients(built: Compilation, case: Case, seed: int = 3, is_sum: bool = False) -> tuple[float, int]:
+    """The largest error of a gradient in units of its tolerance, and how often the one kernel was launched."""
+    module = load_module(built)
+    tested = subject_of(module, built.normalizer)
+    drawn = tested.draw(case)
+    if is_sum:
+        drawn = replace(drawn, grad_out=drawn.grad_out.new_ones(()).expand_as(drawn.grad_out))
+    expected = expect(tested.normalizer, drawn, case.call)
+    leaves = {name: getattr(drawn.operands, name).detach().requires_grad_() for name in ("query", "key", "value")}
+    trained = [declared.name for declared in tested.normalizer.inputs if declared.grad]
+    inputs = {name: drawn.operands.inputs[name].detach().requires_grad_() for name in trained}
+    operands = replace(drawn.operands, **leaves, inputs={**drawn.operands.inputs, **inputs})
+    leaves |= inputs
+    launches: list[None] = []
+    launch = module.launch_backward_hopper
+    with pytest.MonkeyPatch.context() as patch, interpreting(module), emulating_hopper(module, seed):
+        patch.setattr(module, "launch_backward_hopper", lambda *args: (launches.append(None), launch(*args))[1])
+        found = torch.autograd.grad(tested.run(operands, case.call), [*leaves.values()], drawn.grad_out)
+    errors = [
+        float((gradient.double() - expected.exact[f"grad {name}"]).abs().amax()) / expected.tolerance[f"grad {name}"]
+        for gradient, name in zip(found, leaves, strict=True)
+    ]
+    return max(error if error == error else float("inf") for error in errors), len(launches)
+
+
+BACKWARD_MUTANTS = {
+    "a slot is never let go": ("mbarrier.arrive(empty.index(slot), count=1)", "pass"),
+    "queries are overwritten": ("mbarrier.wait(empty.index(slot), phase)", "pass"),
+    "gradients of scores are not seen": ("fence_async_shared()\n            mbarrier.arrive(ds_full",
+                                         "mbarrier.arrive(ds_full"),
+    "gradients of scores are not there": ("mbarrier.wait(ds_full.index(0), turn)\n            dq", "dq"),
+    "dQ is overwritten": ("tma.store_wait(0)\n            _matrix(dq_tile)", "_matrix(dq_tile)"),
+    "keys are overwritten": ("mbarrier.wait(ds_full.index(0), turn)  # until", "pass  # until"),
+}  # fmt: skip
+
+# The same of a tile that waits where dQ's share comes later.
+WAITING_MUTANT = "tma.store_wait(0)\n                _matrix(dq_tile)", "_matrix(dq_tile)"
+
+
+@pytest.mark.parametrize("mistake", BACKWARD_MUTANTS)
+def test_mistakes_in_the_backward_show(mistake: str) -> None:
+    show_in_gradients("softmax", BACKWARD_MUTANTS[mistake], replace(CAUSAL, n_q=300, is_causal=False))
+
+
+def test_a_tile_that_waits_does_not_overwrite_dq() -> None:
+    show_in_gradients("l2", WAITING_MUTANT, replace(CAUSAL, n_q=300, is_causal=False, d=128, d_v=128))
+
+
+def show_in_gradients(name: str, mistake: tuple[str, str], case: Case) -> None:
+    built, (right, wrong) = compilation(name), mistake
+    assert built.source.count(right) == 1
+    mutant = replace(built, source=built.source.replace(right, wrong))
+
+    def shows(seed: int) -> bool:
+        try:
+            return error_of_gradients(mutant, case, seed)[0] > 1
+        except Exception as error:
+            return "RaceError" in str(error) or "DeadlockError" in str(error)
+
+    assert any(map(shows, range(5)))
