@@ -48,10 +48,11 @@ _LEAN: Table = {"forward": {(64, 2): (64, 128, 4, 2)}}
 _TWO_TILES: Table = {"forward": {(64, 2): (64, 32, 4, 3)}}
 _SUMMING: Table = {"backward_query": {(128, 2): (64, 32, 4, 3)}}
 _LONG: Table = {"backward_query": {(128, 2): (64, 16, 4, 3)}}
+_SEARCHING: Table = {"backward_query": {(64, 2): (64, 64, 4, 2)}, "backward_key": {(64, 2): (64, 64, 4, 2)}}
 _CROWDED: Table = {
     "forward": {(64, 2): (64, 32, 4, 2)},
-    "backward_query": {(64, 2): (64, 32, 4, 2), (128, 2): (128, 16, 8, 2)},
-    "backward_key": {(128, 2): (16, 64, 4, 2)},
+    "backward_query": {(64, 2): (64, 16, 4, 2), (128, 2): (128, 16, 8, 2)},
+    "backward_key": {(64, 2): (32, 64, 4, 3), (128, 2): (16, 64, 4, 2)},
 }
 # Products of float32 on ordinary arithmetic units: small tiles.
 _SINGLE: Table = {
@@ -119,10 +120,14 @@ def is_lean(plan: OpPlan) -> bool:
     return plain and not is_heavy(plan) and all(term.pivot is None or term.power == 1 for term in sums)
 
 
+def searches(plan: OpPlan) -> bool:
+    """Whether a root is searched for, with formulas that aren't long: their gradients need few registers."""
+    return any(this.root for this in plan.analysis.forward.passes) and not is_long(plan)
+
+
 def is_crowded(plan: OpPlan) -> bool:
     """Whether a search tries powers with an exponent of the call's: a logarithm and an exponential for every trial."""
-    searches = any(this.root for this in plan.analysis.forward.passes)
-    return searches and any(
+    return any(this.root for this in plan.analysis.forward.passes) and any(
         isinstance(part, ir.Apply) and part.op == "pow" and not isinstance(part.args[1], ir.Number)
         for part in ir.walk(plan.analysis.backward.weights)
     )
@@ -147,7 +152,7 @@ def is_long(plan: OpPlan) -> bool:
 
 _SM90_CHANGES: tuple[tuple[Callable[[OpPlan], bool], Table], ...] = (
     (is_lean, _LEAN), (keeps_two_tiles, _TWO_TILES), (sums_beside_statistics, _SUMMING), (is_long, _LONG),
-    (is_crowded, _CROWDED),
+    (searches, _SEARCHING), (is_crowded, _CROWDED),
 )  # fmt: skip
 
 
