@@ -214,7 +214,7 @@ def stablemax_forward(
             p = z_term
             if edge:
                 p = tl.where(visible, p, 0.0)
-            if v.dtype == tl.float16:
+            if v_ptr.dtype.element_ty == tl.float16:
                 # Before their division weights may leave float16's range; relative to the row's largest they don't.
                 acc_peak_old = acc_peak
                 acc_peak = tl.maximum(acc_peak_old, tl.max(tl.abs(p), 1))
@@ -570,12 +570,15 @@ def _architecture() -> str:
 
 def _tile_for(kernel: str, query: Tensor, value: Tensor, call: Call) -> Tile:
     chosen = OVERRIDES.get(kernel) or _tuned(kernel, query, value, call)
-    if chosen is not None:
-        return chosen
+    return chosen or CONFIGS[_architecture()][_row(kernel, query, value)]
+
+
+def _row(kernel: str, query: Tensor, value: Tensor) -> tuple[str, int, int]:
+    """The key of the first row that fits."""
     width, itemsize = max(query.shape[-1], value.shape[-1]), max(query.element_size(), 2)
-    for (name, limit, size), tile in CONFIGS[_architecture()].items():
+    for name, limit, size in CONFIGS[_architecture()]:
         if name == kernel and width <= limit and itemsize <= size:
-            return tile
+            return name, limit, size
     raise ValueError(f"stablemax_attention: head dims up to 256 are supported, got {width}")
 
 

@@ -71,6 +71,7 @@ class _Assembly:
         back = output_gradient(plan)
         pairs = tuple(self.pair(g) for g in plan.pair_gradients)
         functions = _device_functions((forward, query, key, pairs, self.hopper))
+        tables = configs(plan)
         return ct.ModuleContext(
             name=normalizer.name,
             version=__version__,
@@ -103,7 +104,8 @@ class _Assembly:
             native_tiles=NATIVE_TILES,
             hopper=self.hopper,
             kernel_names=self.kernel_names(),
-            configs=configs(plan),
+            configs=tables,
+            has_late_products=any(row.behind for rows in tables.values() for row in rows),
             inputs=tuple(self.input_text(i) for i in normalizer.inputs),
             input_axes=tuple(i.axes for i in normalizer.inputs),
             gradient_places=tuple((self.positions[g.name], g.level) for g in self.gradient_order()),

@@ -8,7 +8,7 @@ A tile is (queries, keys, warps, stages). Four warps hold 64 rows of scores, eig
 kernel): with fewer rows per warp several warps compute the same scores, with more of them registers run out.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from attngen import ir
@@ -22,12 +22,16 @@ Table = Mapping[str, Mapping[tuple[int, int], Tile]]  # kernel -> (head dim, ele
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Queries, keys, warps and pipeline stages for head dims up to `width` and elements up to `itemsize` bytes."""
+    """Queries, keys, warps and pipeline stages for head dims up to `width` and elements up to `itemsize` bytes.
+
+    `behind`: weights meet their values a tile later, while the next tile's weights are computed. Forward only.
+    """
 
     kernel: str
     width: int
     itemsize: int
     tile: Tile
+    behind: bool = False
 
 
 _LIGHT: Table = {
@@ -45,6 +49,7 @@ _HEAVY: Table = {
 # Changes for sm_90: where scores become weights at once, registers are left for wide tiles; other formulas need more of
 # them than most, in one kernel or all.
 _LEAN: Table = {"forward": {(64, 2): (64, 128, 4, 2)}}
+_LATE: Table = {"forward": {(128, 2): (128, 128, 8, 2)}}
 _TWO_TILES: Table = {"forward": {(64, 2): (64, 32, 4, 3)}}
 _SUMMING: Table = {"backward_query": {(128, 2): (64, 32, 4, 3)}}
 _LONG: Table = {"backward_query": {(128, 2): (64, 16, 4, 3)}}
@@ -54,6 +59,9 @@ _CROWDED: Table = {
     "backward_query": {(64, 2): (64, 16, 4, 2), (128, 2): (128, 16, 8, 2)},
     "backward_key": {(64, 2): (32, 64, 4, 3), (128, 2): (16, 64, 4, 2)},
 }
+# Rows of sm_90 whose forward is a tile behind: there a product with values is long enough to hide these functions.
+_SM90_LATE = ((128, 2),)
+_HIDDEN = frozenset({"exp", "log", "sigmoid", "softplus", "tanh"})
 # Products of float32 on ordinary arithmetic units: small tiles.
 _SINGLE: Table = {
     "forward": {(64, 4): (32, 16, 4, 1), (128, 4): (16, 16, 4, 1), (256, 4): (16, 16, 4, 1)},
@@ -88,15 +96,31 @@ def configs(plan: OpPlan) -> dict[str, tuple[Config, ...]]:
     for applies, changes in _SM90_CHANGES:
         sm_90 = _changed(sm_90, changes) if applies(plan) else sm_90
     tables = {"sm_80": _changed(half, sm_80), "sm_90": sm_90, "sm_100": half, "gfx942": _GFX942}
-    return {arch: _rows(table) + _rows(_SINGLE) for arch, table in tables.items()}
+    late = {"sm_90": _SM90_LATE} if can_be_late(plan) else {}
+    return {arch: _rows(table, late.get(arch, ())) + _rows(_SINGLE) for arch, table in tables.items()}
 
 
 def _changed(table: Table, changes: Table) -> Table:
     return {kernel: {**rows, **changes.get(kernel, {})} for kernel, rows in table.items()}
 
 
-def _rows(table: Table) -> tuple[Config, ...]:
-    return tuple(Config(kernel, *upto, tile) for kernel, rows in table.items() for upto, tile in rows.items())
+def _rows(table: Table, late: Collection[tuple[int, int]] = ()) -> tuple[Config, ...]:
+    rows = ((kernel, upto, tile) for kernel, tiles in table.items() for upto, tile in tiles.items())
+    return tuple(Config(kernel, *upto, tile, kernel == "forward" and upto in late) for kernel, upto, tile in rows)
+
+
+def can_be_late(plan: OpPlan) -> bool:
+    """Whether a tile's weights are worth waiting with their values for the next tile's products: they take special
+    functions to hide, and registers are left for them. No tile is passed over."""
+    used = {part.op for part in ir.walk(plan.analysis.backward.weights) if isinstance(part, ir.Apply)}
+    is_worth_it = plan.analysis.support is None and not _HIDDEN.isdisjoint(used)
+    return is_lean(plan) and is_worth_it and not keeps_rows(plan)
+
+
+def keeps_rows(plan: OpPlan) -> bool:
+    """Whether inputs of the rows are read in the end: they are in registers all along."""
+    rows = {declared.name for declared in plan.normalizer.inputs if "query" in declared.axes}
+    return any(not rows.isdisjoint(ir.names(factor)) for factor in plan.analysis.forward.factors)
 
 
 def is_heavy(plan: OpPlan) -> bool:
@@ -151,8 +175,8 @@ def is_long(plan: OpPlan) -> bool:
 
 
 _SM90_CHANGES: tuple[tuple[Callable[[OpPlan], bool], Table], ...] = (
-    (is_lean, _LEAN), (keeps_two_tiles, _TWO_TILES), (sums_beside_statistics, _SUMMING), (is_long, _LONG),
-    (searches, _SEARCHING), (is_crowded, _CROWDED),
+    (is_lean, _LEAN), (can_be_late, _LATE), (keeps_two_tiles, _TWO_TILES), (sums_beside_statistics, _SUMMING),
+    (is_long, _LONG), (searches, _SEARCHING), (is_crowded, _CROWDED),
 )  # fmt: skip
 
 

@@ -285,6 +285,7 @@ class ModuleContext:
     hopper: HopperText | None  # None unless the module is built for it and its kernels serve the plan
     kernel_names: tuple[str, ...]
     configs: Mapping[str, tuple[Config, ...]]
+    has_late_products: bool  # whether any row of them is behind
     inputs: tuple[InputText, ...]
     input_axes: tuple[tuple[str, ...], ...]
     gradient_places: tuple[tuple[int, str], ...]  # (input, level) of each result of the backward behind dV

@@ -1,0 +1,35 @@
+"""Forward kernels whose weights meet their values a tile later, in Triton's interpreter, against the oracles."""
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+
+from tests.ops.formulas import FORMULAS
+from tests.ops.oracle import Mask
+from tests.ops.subject import Case, Load, Subject, check
+
+# No tile, one, some; tiles that are wholly visible alone, before, behind and between those at edges; empty rows.
+CASES = (
+    Case(n_q=17, n_k=64, kv_heads=2, group=2),
+    Case(n_q=33, n_k=33, d_v=40, mask=Mask(is_causal=True), layout="sliced", batch=2),
+    Case(n_q=65, n_k=65, mask=Mask(window=(40, 20))),
+    Case(n_q=33, n_k=17, mask=Mask(is_causal=True, alignment="lower_right"), scale=-0.4),
+    Case(n_q=17, n_k=80, mask=Mask(window=(0, -1)), blocks=(16, 32)),
+)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
+def test_forward_a_tile_behind(name: str, case: Case, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = inspect.getmodule(load(name))
+    monkeypatch.setattr(module, "BEHIND", {("sm_90", 64, 4)})
+    check(Subject(load, FORMULAS[name], kernels=True), case, torch.float32)
+
+
+def test_weights_of_16_bits(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their largest of a row, by which they are divided, changes between a tile's weights and its product."""
+    module: Any = inspect.getmodule(load("softplus_l1"))
+    monkeypatch.setattr(module, "BEHIND", {("sm_90", 64, 2)})
+    check(Subject(load, FORMULAS["softplus_l1"], kernels=True), CASES[1], torch.float16, 30.0)
