@@ -58,12 +58,16 @@ Inputs = tuple[Tensor, ...]
 
 
 class Call(NamedTuple):
-    """What a call fixes beside its tensors. Row r, at r + offset, sees keys `left` before to `right` behind."""
+    """What a call fixes beside its tensors. Row r, at r + offset, sees keys `left` before to `right` behind.
+
+    `deterministic` forbids kernels whose sums come in an order that varies.
+    """
 
     scale: float
     left: int
     right: int
     offset: int
+    deterministic: bool = False
 
 
 # ---------------------------------------------------------------------------------------------- Triton kernels
@@ -2191,9 +2195,9 @@ NEEDED = slice(1, None)  # which of them the backward reads
 
 def _forward(
     query: Tensor, key: Tensor, value: Tensor, query_norm_in: Tensor, key_norm_in: Tensor, scale: float, left: int, right: int, offset: int,
-    kept: int,
+    deterministic: bool, kept: int,
 ) -> list[Tensor]:  # fmt: skip
-    call = Call(scale, left, right, offset)
+    call = Call(scale, left, right, offset, deterministic)
     inputs: Inputs = (query_norm_in, key_norm_in, )  # fmt: skip
     if _on_native(query):
         return list(native_forward(query, key, value, inputs, call, kept))
@@ -2206,9 +2210,10 @@ def _forward(
 
 def _backward(
     d_out: Tensor, d_saved: list[Tensor], query: Tensor, key: Tensor, value: Tensor, inputs: list[Tensor],
-    results: list[Tensor], scale: float, left: int, right: int, offset: int, places: list[int], wanted: list[bool],
+    results: list[Tensor], scale: float, left: int, right: int, offset: int, deterministic: bool, places: list[int],
+    wanted: list[bool],
 ) -> list[Tensor]:  # fmt: skip
-    call = Call(scale, left, right, offset)
+    call = Call(scale, left, right, offset, deterministic)
     tensors = (query, key, value, tuple(inputs))
     if _on_kernels(query):
         low = _interpretable([d_out, query, key, value])
@@ -2297,7 +2302,7 @@ def _reduced(gradient: Tensor, level: str, axes: tuple[str, ...], group: int) ->
 
 def _forward_fake(
     query: Tensor, key: Tensor, value: Tensor, query_norm_in: Tensor, key_norm_in: Tensor, scale: float, left: int, right: int, offset: int,
-    kept: int,
+    deterministic: bool, kept: int,
 ) -> list[Tensor]:  # fmt: skip
     out = query.new_empty((*query.shape[:3], value.shape[-1]))
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
@@ -2307,7 +2312,8 @@ def _forward_fake(
 
 def _backward_fake(
     d_out: Tensor, d_saved: list[Tensor], query: Tensor, key: Tensor, value: Tensor, inputs: list[Tensor],
-    results: list[Tensor], scale: float, left: int, right: int, offset: int, places: list[int], wanted: list[bool],
+    results: list[Tensor], scale: float, left: int, right: int, offset: int, deterministic: bool, places: list[int],
+    wanted: list[bool],
 ) -> list[Tensor]:  # fmt: skip
     like = (query, key, value, *(inputs[position] for position, _ in GRADIENTS))
     return [x.new_empty(x.shape) for x, here in zip(like, wanted, strict=True) if here]
@@ -2326,7 +2332,7 @@ def _free_name(stem: str) -> str:
 
 OP = _free_name("gaussian_6b4f7784")
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
-_CALL = "float scale, SymInt left, SymInt right, SymInt offset"
+_CALL = "float scale, SymInt left, SymInt right, SymInt offset, bool deterministic"
 _library.define(
     f"{OP}(Tensor query, Tensor key, Tensor value, Tensor query_norm_in, Tensor key_norm_in, {_CALL}, int kept) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
@@ -2380,7 +2386,7 @@ def _forward_flops(query: Any, key: Any, value: Any, *args: Any, out_shape: Any 
 @register_flop_formula(backward_op)
 def _backward_flops(
     d_out: Any, d_saved: Any, query: Any, key: Any, value: Any, inputs: Any, results: Any, scale: Any, left: Any,
-    right: Any, offset: Any, places: Any, wanted: Any, out_shape: Any = None, **kwargs: Any,
+    right: Any, offset: Any, deterministic: Any, places: Any, wanted: Any, out_shape: Any = None, **kwargs: Any,
 ) -> int:  # fmt: skip
     """The usual count: S, dQ, dK over D and dP, dV over Dv, if wanted; what is recomputed doesn't count."""
     dq, dk, dv, *others = wanted
@@ -2600,8 +2606,8 @@ def _unfolded(info: Any, results: tuple[Tensor, ...]) -> tuple[Any, Any]:
 
 
 def _save_for_raw_op(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    *tensors, scale, left, right, offset, kept = inputs
-    ctx.call = Call(scale, left, right, offset)
+    *tensors, scale, left, right, offset, deterministic, kept = inputs
+    ctx.call = Call(scale, left, right, offset, deterministic)
     ctx.set_materialize_grads(False)
     if kept < WITH_ALL:
         raise ValueError("gaussian: a backward needs all results of the op, but `kept` asks for less")
@@ -2612,7 +2618,7 @@ def _raw_backward(ctx: Any, d_results: list[Any]) -> tuple[Any, ...]:
     needs = ctx.needs_input_grad
     wanted = (*needs[:3], *(needs[3 + position] for position, _ in GRADIENTS))
     dq, dk, dv, others = _requested(ctx, wanted, d_results)
-    return dq, dk, dv, *others, None, None, None, None, None
+    return dq, dk, dv, *others, *(None,) * (len(ctx.call) + 1)
 
 
 # For those who call the raw op; the public function brings its own gradients.
@@ -2729,6 +2735,7 @@ def gaussian_attention(
     window: int | tuple[int, int] | None = None,
     alignment: str = "upper_left",
     return_aux: bool = False,
+    deterministic: bool = False,
 ) -> Any:
     """Gaussian kernel without a normalization.
 
@@ -2747,6 +2754,8 @@ def gaussian_attention(
         window: (left, right): the query at position p sees keys p - left to p + right, -1 meaning all; w means (w, w).
         alignment: the position of query row r is r ("upper_left") or r + Nk - Nq ("lower_right").
         return_aux: whether to return the row statistics too, as `Aux`.
+        deterministic: whether gradients have to be the same from run to run, to the last bit. They are wherever a
+            kernel for Hopper doesn't add up dQ; so they are under `torch.use_deterministic_algorithms(True)`.
 
     Returns:
         (B, Hq, Nq, Dv) in query's type; rows that see no key are zero. If return_aux, a pair of that and an `Aux`.
@@ -2754,20 +2763,21 @@ def gaussian_attention(
     Raises:
         TypeError, ValueError: an argument is not as described; the message names it.
     """
-    if not isinstance(return_aux, bool):
-        _fail("return_aux", f"{return_aux!r}", "True or False", TypeError)
-    out, *rows = _checked(query, key, value, query_norm, key_norm, is_causal, scale, window, alignment, return_aux)
+    for option, given in (("return_aux", return_aux), ("deterministic", deterministic)):
+        if not isinstance(given, bool):
+            _fail(option, f"{given!r}", "True or False", TypeError)
+    out, *rows = _checked(query, key, value, query_norm, key_norm, is_causal, scale, window, alignment, return_aux, deterministic)
     return (out, Aux(*rows)) if return_aux else out
 
 
 @torch.compiler.allow_in_graph  # not the public function itself: Dynamo looks into what it is asked to compile
 def _checked(
     query: Tensor, key: Tensor, value: Tensor, query_norm: Any, key_norm: Any, is_causal: bool, scale: float | None, window: Any,
-    alignment: str, return_aux: bool,
+    alignment: str, return_aux: bool, deterministic: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     query, key, value = _autocast(query, key, value)
     _check_tensors(query, key, value)
-    call = _call(query, key, is_causal, scale, window, alignment)
+    call = _call(query, key, is_causal, scale, window, alignment)._replace(deterministic=deterministic)
     inputs: list[Tensor] = []
     inputs.append(_input("query_norm", query_norm, INPUT_AXES[0], query, key))
     inputs.append(_input("key_norm", key_norm, INPUT_AXES[1], query, key))

@@ -18,7 +18,7 @@ from attngen.spec.source import Source, refused
 from attngen.spec.syntax import Syntax
 from attngen.spec.yaml_tree import Entry, Mapping, Node, Scalar, Sequence
 
-CALL_ARGUMENTS = ("query", "key", "value", "is_causal", "scale", "window", "alignment", "return_aux")
+CALL_ARGUMENTS = ("query", "key", "value", "is_causal", "scale", "window", "alignment", "return_aux", "deterministic")
 OUTPUT_NAMES = ("o", "csum")
 _TRUTH = {"true": True, "True": True, "false": False, "False": False}
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")

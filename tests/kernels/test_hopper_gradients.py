@@ -1,7 +1,7 @@
 """The backward kernel for Hopper, in an emulation on the CPU of what it uses of Gluon: numbers, masks, the protocol."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -67,9 +67,14 @@ def test_the_gradient_of_a_sum_takes_the_one_kernel() -> None:
     assert launches == 1
 
 
-def test_deterministic_gradients_take_two_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
-    error, launches = error_of_gradients(compilation("softmax"), replace(CAUSAL, n_q=64, n_k=64))
+@pytest.mark.parametrize("by_argument", [True, False])
+def test_deterministic_gradients_take_two_kernels(by_argument: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = compilation("softmax")
+    module = load_module(built)
+    op = partial(module.softmax_attention, deterministic=by_argument)
+    monkeypatch.setattr(module, "softmax_attention", op)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: not by_argument)
+    error, launches = error_of_gradients(built, replace(CAUSAL, n_q=64, n_k=64))
     assert error <= 1
     assert launches == 0
 

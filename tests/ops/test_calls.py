@@ -104,6 +104,9 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "scale is text": ({"scale": "1"}, TypeError, "scale is '1'; it should be a float or None"),
     "scale is a bool": ({"scale": True}, TypeError, "scale is True; it should be a float or None"),
+    "deterministic is a number": (
+        {"deterministic": 1}, TypeError, "deterministic is 1; it should be True or False"
+    ),
     "is_causal is a number": ({"is_causal": 1}, TypeError, "is_causal is 1; it should be True or False"),
     "input is text": ({"alpha": "1"}, TypeError, "alpha is a str; it should be a tensor or a number"),
     "input is a bool": ({"alpha": True}, TypeError, "alpha is a bool; it should be a tensor or a number"),
