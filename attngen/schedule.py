@@ -98,6 +98,11 @@ def root_passes(plan: OpPlan) -> int:
     return sum(this.root is not None for this in plan.analysis.forward.passes)
 
 
+def has_pairs(plan: OpPlan) -> bool:
+    """Whether inputs have a query and a key axis."""
+    return any({"query", "key"} <= set(declared.axes) for declared in plan.normalizer.inputs)
+
+
 def pivot_of_output(plan: OpPlan) -> str | None:
     """The pivot that the weighted sum is relative to where a step follows it, if it is."""
     if plan.analysis.output is None:

@@ -536,9 +536,9 @@ OVERRIDES: dict[str, Tile] = {}  # kernel -> tile; wins over TUNED and CONFIGS
 TUNED: dict[tuple[str, str, int, int, bool], Tile] = {}
 
 
-def _is_masked(value: Tensor, call: Call) -> bool:
-    """Whether a mask may cut rows short."""
-    return min(call.left, call.right) < value.shape[2]
+def _is_masked(walked: Tensor, call: Call) -> bool:
+    """Whether a mask may hide some of the keys, or queries, that a kernel walks over."""
+    return min(call.left, call.right) < walked.shape[2]
 
 
 def _tuned(kernel: str, query: Tensor, value: Tensor, call: Call) -> Tile | None:
@@ -560,10 +560,10 @@ def _architecture() -> str:
 
 def _tile_for(kernel: str, query: Tensor, value: Tensor, call: Call) -> Tile:
     chosen = OVERRIDES.get(kernel) or _tuned(kernel, query, value, call)
-    return chosen or CONFIGS[_architecture()][_row(kernel, query, value)]
+    return chosen or CONFIGS[_architecture()][_row_that_fits(kernel, query, value)]
 
 
-def _row(kernel: str, query: Tensor, value: Tensor) -> tuple[str, int, int]:
+def _row_that_fits(kernel: str, query: Tensor, value: Tensor) -> tuple[str, int, int]:
     """The key of the first row that fits."""
     width, itemsize = max(query.shape[-1], value.shape[-1]), max(query.element_size(), 2)
     for name, limit, size in CONFIGS[_architecture()]:
@@ -624,7 +624,8 @@ def _together(first: Tensor, second: Tensor, heads: int, call: Call) -> int:
     if not _is_masked(first, call):
         return 1
     bytes_of_batch = sum(tensor.shape[1:].numel() * tensor.element_size() for tensor in (first, second))
-    return max(1, _l2_bytes(first.device) // 2 * heads // bytes_of_batch)
+    fitting = _l2_bytes(first.device) // 2 * heads // max(1, bytes_of_batch)
+    return max(1, min(fitting, first.shape[0] * heads))
 
 
 def _rows(query: Tensor) -> Tensor:

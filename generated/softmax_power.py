@@ -233,6 +233,7 @@ def softmax_power_forward(
                 if edge:
                     key_behind += tl.where(step_behind < first_full, 0, last_full - first_full)
 
+                if edge:
                     key_behind = tl.where(step > begin, key_behind, key_before)
                 v_behind = _tile(v_base, key_behind, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
                 acc = tl.dot(_held(acc_weights, CUDA), v_behind, acc, input_precision=PRECISION)
@@ -626,9 +627,9 @@ OVERRIDES: dict[str, Tile] = {}  # kernel -> tile; wins over TUNED and CONFIGS
 TUNED: dict[tuple[str, str, int, int, bool], Tile] = {}
 
 
-def _is_masked(value: Tensor, call: Call) -> bool:
-    """Whether a mask may cut rows short."""
-    return min(call.left, call.right) < value.shape[2]
+def _is_masked(walked: Tensor, call: Call) -> bool:
+    """Whether a mask may hide some of the keys, or queries, that a kernel walks over."""
+    return min(call.left, call.right) < walked.shape[2]
 
 
 def _tuned(kernel: str, query: Tensor, value: Tensor, call: Call) -> Tile | None:
@@ -650,10 +651,10 @@ def _architecture() -> str:
 
 def _tile_for(kernel: str, query: Tensor, value: Tensor, call: Call) -> Tile:
     chosen = OVERRIDES.get(kernel) or _tuned(kernel, query, value, call)
-    return chosen or CONFIGS[_architecture()][_row(kernel, query, value)]
+    return chosen or CONFIGS[_architecture()][_row_that_fits(kernel, query, value)]
 
 
-def _row(kernel: str, query: Tensor, value: Tensor) -> tuple[str, int, int]:
+def _row_that_fits(kernel: str, query: Tensor, value: Tensor) -> tuple[str, int, int]:
     """The key of the first row that fits."""
     width, itemsize = max(query.shape[-1], value.shape[-1]), max(query.element_size(), 2)
     for name, limit, size in CONFIGS[_architecture()]:
@@ -714,7 +715,8 @@ def _together(first: Tensor, second: Tensor, heads: int, call: Call) -> int:
     if not _is_masked(first, call):
         return 1
     bytes_of_batch = sum(tensor.shape[1:].numel() * tensor.element_size() for tensor in (first, second))
-    return max(1, _l2_bytes(first.device) // 2 * heads // bytes_of_batch)
+    fitting = _l2_bytes(first.device) // 2 * heads // max(1, bytes_of_batch)
+    return max(1, min(fitting, first.shape[0] * heads))
 
 
 def _rows(query: Tensor) -> Tensor:
@@ -741,7 +743,7 @@ def launch_forward(
     out = query.new_empty(batch, heads, n_q, value.shape[-1])
     saved: list[Tensor | None] = [_rows(query) if kept >= WITH_ROWS else None for _ in range(1)]
     constants = _constants("forward", query, value, call)
-    constants["BEHIND"] = (_architecture(), *_row("forward", query, value)[1:]) in BEHIND
+    constants["BEHIND"] = (_architecture(), *_row_that_fits("forward", query, value)[1:]) in BEHIND
     grid = (triton.cdiv(n_q, constants["BLOCK_M"]) * batch * heads,)
     softmax_power_forward[grid](
         query, key, value, out, inputs[0], *saved,

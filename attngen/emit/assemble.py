@@ -17,13 +17,7 @@ from attngen.emit.channels import last_step, output_gradient
 from attngen.emit.configs import NATIVE_TILES, configs
 from attngen.emit.cpp import assemble_cpp
 from attngen.emit.fast import FUNCTIONS, printers_for
-from attngen.emit.hopper import (
-    has_pairs,
-    hopper_text,
-    is_served,
-    without_input_gradients,
-    without_support,
-)
+from attngen.emit.hopper import hopper_text, is_served, without_input_gradients, without_support
 from attngen.emit.hopper_backward import backward_text
 from attngen.emit.printers import HOPPER_SEARCH, TORCH, Printer
 from attngen.emit.statements import (
@@ -35,7 +29,7 @@ from attngen.emit.statements import (
     Uses,
     split_uniform,
 )
-from attngen.schedule import ROOT_TRIALS, OpPlan, sums_of
+from attngen.schedule import ROOT_TRIALS, OpPlan, has_pairs, sums_of
 from attngen.version import __version__
 
 # log(1 + u) / u on [0, 1], highest power first: Chebyshev's fit of degree 9, relative error below 6e-9.
@@ -105,7 +99,7 @@ class _Assembly:
             hopper=self.hopper,
             kernel_names=self.kernel_names(),
             configs=tables,
-            has_late_products=any(row.behind for rows in tables.values() for row in rows),
+            behind=tuple((arch, r.width, r.itemsize) for arch, rows in tables.items() for r in rows if r.behind),
             inputs=tuple(self.input_text(i) for i in normalizer.inputs),
             input_axes=tuple(i.axes for i in normalizer.inputs),
             gradient_places=tuple((self.positions[g.name], g.level) for g in self.gradient_order()),
@@ -129,7 +123,7 @@ class _Assembly:
 
     def hopper_text(self) -> ct.HopperText:
         forward = _Assembly(without_support(self.plan)).forward(self.printers.hopper, HOPPER_SEARCH)
-        if has_pairs(self.plan):
+        if has_pairs(self.plan):  # which the backward kernel doesn't bring
             return hopper_text(forward, None)
         key = _Assembly(without_input_gradients(without_support(self.plan))).key(self.printers.hopper_keys)
         return hopper_text(forward, backward_text(key, self.backward.dp, [value.name for value in self.row_values()]))

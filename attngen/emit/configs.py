@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from attngen import ir
 from attngen.analysis.result import Accumulator, Carry
 from attngen.emit.arrange import factors
-from attngen.schedule import OpPlan
+from attngen.schedule import OpPlan, has_pairs, root_passes
 
 Tile = tuple[int, int, int, int]
 Table = Mapping[str, Mapping[tuple[int, int], Tile]]  # kernel -> (head dim, element size) up to which -> tile
@@ -49,7 +49,7 @@ _HEAVY: Table = {
 # Changes for sm_90: where scores become weights at once, registers are left for wide tiles; other formulas need more of
 # them than most, in one kernel or all.
 _LEAN: Table = {"forward": {(64, 2): (64, 128, 4, 2)}}
-_LATE: Table = {"forward": {(128, 2): (128, 128, 8, 2)}}
+_BEHIND: Table = {"forward": {(128, 2): (128, 128, 8, 2)}}
 _TWO_TILES: Table = {"forward": {(64, 2): (64, 32, 4, 3)}}
 _SUMMING: Table = {"backward_query": {(128, 2): (64, 32, 4, 3)}}
 _LONG: Table = {"backward_query": {(128, 2): (64, 16, 4, 3)}}
@@ -60,7 +60,7 @@ _CROWDED: Table = {
     "backward_key": {(64, 2): (32, 64, 4, 3), (128, 2): (16, 64, 4, 2)},
 }
 # Rows of sm_90 whose forward is a tile behind: there a product with values is long enough to hide these functions.
-_SM90_LATE = ((128, 2),)
+_SM90_BEHIND = ((128, 2),)
 _HIDDEN = frozenset({"exp", "log", "sigmoid", "softplus", "tanh"})
 # Products of float32 on ordinary arithmetic units: small tiles.
 _SINGLE: Table = {
@@ -96,25 +96,25 @@ def configs(plan: OpPlan) -> dict[str, tuple[Config, ...]]:
     for applies, changes in _SM90_CHANGES:
         sm_90 = _changed(sm_90, changes) if applies(plan) else sm_90
     tables = {"sm_80": _changed(half, sm_80), "sm_90": sm_90, "sm_100": half, "gfx942": _GFX942}
-    late = {"sm_90": _SM90_LATE} if can_be_late(plan) else {}
-    return {arch: _rows(table, late.get(arch, ())) + _rows(_SINGLE) for arch, table in tables.items()}
+    behind = {"sm_90": _SM90_BEHIND} if can_be_behind(plan) else {}
+    return {arch: _rows(table, behind.get(arch, ())) + _rows(_SINGLE) for arch, table in tables.items()}
 
 
 def _changed(table: Table, changes: Table) -> Table:
     return {kernel: {**rows, **changes.get(kernel, {})} for kernel, rows in table.items()}
 
 
-def _rows(table: Table, late: Collection[tuple[int, int]] = ()) -> tuple[Config, ...]:
+def _rows(table: Table, behind: Collection[tuple[int, int]] = ()) -> tuple[Config, ...]:
     rows = ((kernel, upto, tile) for kernel, tiles in table.items() for upto, tile in tiles.items())
-    return tuple(Config(kernel, *upto, tile, kernel == "forward" and upto in late) for kernel, upto, tile in rows)
+    return tuple(Config(kernel, *upto, tile, kernel == "forward" and upto in behind) for kernel, upto, tile in rows)
 
 
-def can_be_late(plan: OpPlan) -> bool:
+def can_be_behind(plan: OpPlan) -> bool:
     """Whether a tile's weights are worth waiting with their values for the next tile's products: they take special
-    functions to hide, and registers are left for them. No tile is passed over."""
-    used = {part.op for part in ir.walk(plan.analysis.backward.weights) if isinstance(part, ir.Apply)}
-    is_worth_it = plan.analysis.support is None and not _HIDDEN.isdisjoint(used)
-    return is_lean(plan) and is_worth_it and not keeps_rows(plan)
+    functions of scores to hide, and registers are left. There is one accumulator, and no tile is passed over."""
+    parts = {part for accumulator in plan.analysis.forward.accumulators for part in ir.walk(accumulator.body)}
+    of_scores = ir.Name("qk") in parts and any(isinstance(part, ir.Apply) and part.op in _HIDDEN for part in parts)
+    return of_scores and plan.analysis.support is None and is_lean(plan) and not keeps_rows(plan)
 
 
 def keeps_rows(plan: OpPlan) -> bool:
@@ -128,8 +128,7 @@ def is_heavy(plan: OpPlan) -> bool:
     forward, backward = plan.analysis.forward, plan.analysis.backward
     staged = len(forward.passes) > 1 or bool(backward.prepass)
     names = ir.names(backward.weights) | ir.names(backward.dqk)
-    pairs = any({"query", "key"} <= set(i.axes) for i in plan.normalizer.inputs)
-    by_place = pairs or not names.isdisjoint({"i", "j"})
+    by_place = has_pairs(plan) or not names.isdisjoint({"i", "j"})
     return staged or by_place or len(forward.accumulators) > 1 or _backward_operations(plan) > 16
 
 
@@ -146,12 +145,12 @@ def is_lean(plan: OpPlan) -> bool:
 
 def searches(plan: OpPlan) -> bool:
     """Whether a root is searched for, with formulas that aren't long: their gradients need few registers."""
-    return any(this.root for this in plan.analysis.forward.passes) and not is_long(plan)
+    return root_passes(plan) > 0 and not is_long(plan)
 
 
 def is_crowded(plan: OpPlan) -> bool:
     """Whether a search tries powers with an exponent of the call's: a logarithm and an exponential for every trial."""
-    return any(this.root for this in plan.analysis.forward.passes) and any(
+    return root_passes(plan) > 0 and any(
         isinstance(part, ir.Apply) and part.op == "pow" and not isinstance(part.args[1], ir.Number)
         for part in ir.walk(plan.analysis.backward.weights)
     )
@@ -175,7 +174,7 @@ def is_long(plan: OpPlan) -> bool:
 
 
 _SM90_CHANGES: tuple[tuple[Callable[[OpPlan], bool], Table], ...] = (
-    (is_lean, _LEAN), (can_be_late, _LATE), (keeps_two_tiles, _TWO_TILES), (sums_beside_statistics, _SUMMING),
+    (is_lean, _LEAN), (can_be_behind, _BEHIND), (keeps_two_tiles, _TWO_TILES), (sums_beside_statistics, _SUMMING),
     (is_long, _LONG), (searches, _SEARCHING), (is_crowded, _CROWDED),
 )  # fmt: skip
 

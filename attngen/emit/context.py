@@ -212,14 +212,14 @@ class HopperBackward:
 @dataclass(frozen=True, slots=True)
 class HopperText:
     """The kernels for Hopper. `uniform`: accumulators whose weight is the same for all pairs, which need no product.
-    `late`: what the output alone needs. `solo`: there is also a forward of one warpgroup that loads itself. `types`:
+    `at_end`: what the output alone needs. `solo`: there is also a forward of one warpgroup that loads itself. `types`:
     torch's names of the types of query, key and value that are served. There is no backward of inputs with
     a query and a key axis, and of formulas that registers don't hold."""
 
     forward: ForwardText
     walks: tuple[HopperWalk, ...]
     uniform: tuple[AccumulatorText, ...]
-    late: KernelUse
+    at_end: KernelUse
     solo: bool
     backward: HopperBackward | None
     types: tuple[str, ...]
@@ -285,7 +285,7 @@ class ModuleContext:
     hopper: HopperText | None  # None unless the module is built for it and its kernels serve the plan
     kernel_names: tuple[str, ...]
     configs: Mapping[str, tuple[Config, ...]]
-    has_late_products: bool  # whether any row of them is behind
+    behind: tuple[tuple[str, int, int], ...]  # (architecture, width, itemsize) of the forward's rows that are
     inputs: tuple[InputText, ...]
     input_axes: tuple[tuple[str, ...], ...]
     gradient_places: tuple[tuple[int, str], ...]  # (input, level) of each result of the backward behind dV

@@ -20,7 +20,7 @@ from attngen.emit.printers import (
     times,
 )
 from attngen.ir import Apply, Expr
-from attngen.schedule import OpPlan
+from attngen.schedule import OpPlan, root_passes
 
 FUNCTIONS = ("_logistic_of_half", "_tanh_fast")  # the device functions that only the fast form calls
 
@@ -38,8 +38,7 @@ class Printers:
 
 def printers_for(plan: OpPlan, precision: Precision) -> Printers:
     """The printers of GPU kernels."""
-    searched = any(this.root for this in plan.analysis.forward.passes)
-    return _FAST if precision == "fast" and not searched else _EXACT
+    return _FAST if precision == "fast" and not root_passes(plan) else _EXACT
 
 
 def _fast(printer: Printer, when: str) -> Printer:

@@ -48,11 +48,6 @@ def without_support(plan: OpPlan) -> OpPlan:
     return replace(plan, analysis=replace(plan.analysis, support=None))
 
 
-def has_pairs(plan: OpPlan) -> bool:
-    """Whether inputs have a query and a key axis, which the backward kernel doesn't bring."""
-    return any({"query", "key"} <= set(i.axes) for i in plan.normalizer.inputs)
-
-
 def without_input_gradients(plan: OpPlan) -> OpPlan:
     """The plan of calls that want gradients of query, key and value alone."""
     return replace(plan, row_gradients=(), key_gradients=(), pair_gradients=())
@@ -66,7 +61,7 @@ def hopper_text(forward: ForwardText, backward: HopperBackward | None) -> Hopper
         forward=forward,
         walks=_walks(forward.passes, uniform),
         uniform=uniform,
-        late=_beyond(forward.kernel, forward.passes),
+        at_end=_beyond(forward.kernel, forward.passes),
         solo=_has_solo(forward, uniform),
         backward=backward if backward_tiles else None,
         types=_types(forward, uniform),

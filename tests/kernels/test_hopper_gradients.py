@@ -109,9 +109,9 @@ BACKWARD_MUTANTS = {
     "queries are overwritten": ("mbarrier.wait(empty.index(slot), phase)", "pass"),
     "gradients of scores are not seen": ("fence_async_shared()\n            mbarrier.arrive(ds_full",
                                          "mbarrier.arrive(ds_full"),
-    "gradients of scores are not there": ("mbarrier.wait(ds_full.index(0), turn)\n            dq", "dq"),
+    "gradients of scores are not there": ("mbarrier.wait(ds_full.index(0), parity)\n            dq", "dq"),
     "dQ is overwritten": ("tma.store_wait(0)\n            _matrix(dq_tile)", "_matrix(dq_tile)"),
-    "keys are overwritten": ("mbarrier.wait(ds_full.index(0), turn)  # until", "pass  # until"),
+    "keys are overwritten": ("mbarrier.wait(ds_full.index(0), parity)  # until", "pass  # until"),
 }  # fmt: skip
 
 # The same of a tile that waits where dQ's share comes later.

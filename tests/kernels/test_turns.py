@@ -51,3 +51,6 @@ def test_as_many_heads_as_fit(module: ModuleType, monkeypatch: pytest.MonkeyPatc
     assert module._together(walked, walked, HEADS, causal) == 2
     assert module._together(walked, walked, 4 * HEADS, causal) == 8  # four heads of queries share keys
     assert module._together(walked, walked, HEADS, full) == 1  # all rows are alike
+    few = walked[:, :, :1]  # of more heads than there are, kernels couldn't count the programs
+    assert module._together(few, few, HEADS, causal) == 2 * HEADS
+    assert module._together(few[:, :0], few[:, :0], HEADS, causal) == 2 * HEADS

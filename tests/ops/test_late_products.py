@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from attngen.pipeline import compile_spec
 from tests.ops.formulas import FORMULAS
 from tests.ops.oracle import Mask
 from tests.ops.subject import Case, Load, Subject, check
@@ -33,3 +34,9 @@ def test_weights_of_16_bits(load: Load, monkeypatch: pytest.MonkeyPatch) -> None
     module: Any = inspect.getmodule(load("softplus_l1"))
     monkeypatch.setattr(module, "BEHIND", {("sm_90", 64, 2)})
     check(Subject(load, FORMULAS["softplus_l1"], kernels=True), CASES[1], torch.float16, 30.0)
+
+
+def test_weights_that_are_the_same_for_all_rows_wait_for_nothing() -> None:
+    """They are summed up by columns: the kernel has no such order, and the launcher must not ask for it."""
+    text = "name: gate\ninputs: {g: {shape: [batch, head, key]}}\nweights: sigmoid(g) / sum(exp(s))"
+    assert "BEHIND" not in compile_spec(text, "gate.yaml").source
