@@ -470,7 +470,7 @@ CONFIGS: dict[str, dict[tuple[str, int, int], Tile]] = {
         ("forward", 64, 2): Tile(64, 64, 4, 3),
         ("forward", 128, 2): Tile(128, 32, 8, 3),
         ("forward", 256, 2): Tile(32, 32, 4, 2),
-        ("backward_query", 64, 2): Tile(64, 32, 4, 3),
+        ("backward_query", 64, 2): Tile(64, 64, 4, 2),
         ("backward_query", 128, 2): Tile(64, 32, 4, 3),
         ("backward_query", 256, 2): Tile(32, 16, 4, 1),
         ("backward_key", 64, 2): Tile(32, 64, 4, 3),

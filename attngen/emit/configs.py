@@ -48,12 +48,13 @@ _HEAVY: Table = {
 }
 # Changes for sm_90: where scores become weights at once, registers are left for wide tiles; other formulas need more of
 # them than most, in one kernel or all.
+_HEAVY_QUERY: Table = {"backward_query": {(64, 2): (64, 64, 4, 2)}}
 _LEAN: Table = {"forward": {(64, 2): (64, 128, 4, 2)}}
 _BEHIND: Table = {"forward": {(128, 2): (128, 128, 8, 2)}}
 _TWO_TILES: Table = {"forward": {(64, 2): (64, 32, 4, 3)}}
 _SUMMING: Table = {"backward_query": {(128, 2): (64, 32, 4, 3)}}
 _LONG: Table = {"backward_query": {(128, 2): (64, 16, 4, 3)}}
-_SEARCHING: Table = {"backward_query": {(64, 2): (64, 64, 4, 2)}, "backward_key": {(64, 2): (64, 64, 4, 2)}}
+_SEARCHING: Table = {"backward_key": {(64, 2): (64, 64, 4, 2)}}
 _CROWDED: Table = {
     "forward": {(64, 2): (64, 32, 4, 2)},
     "backward_query": {(64, 2): (64, 16, 4, 2), (128, 2): (128, 16, 8, 2)},
@@ -132,6 +133,11 @@ def is_heavy(plan: OpPlan) -> bool:
     return staged or by_place or len(forward.accumulators) > 1 or _backward_operations(plan) > 16
 
 
+def is_heavy_in_one_loop(plan: OpPlan) -> bool:
+    """Whether the query kernel of a heavy formula walks over the keys once, which leaves registers for a wide tile."""
+    return is_heavy(plan) and (not plan.analysis.backward.prepass or plan.deferred is not None)
+
+
 def is_lean(plan: OpPlan) -> bool:
     """Whether a score is soon a weight: it is one product, and no other power of the weight is summed up."""
     forward = plan.analysis.forward
@@ -174,8 +180,8 @@ def is_long(plan: OpPlan) -> bool:
 
 
 _SM90_CHANGES: tuple[tuple[Callable[[OpPlan], bool], Table], ...] = (
-    (is_lean, _LEAN), (can_be_behind, _BEHIND), (keeps_two_tiles, _TWO_TILES), (sums_beside_statistics, _SUMMING),
-    (is_long, _LONG), (searches, _SEARCHING), (is_crowded, _CROWDED),
+    (is_heavy_in_one_loop, _HEAVY_QUERY), (is_lean, _LEAN), (can_be_behind, _BEHIND), (keeps_two_tiles, _TWO_TILES),
+    (sums_beside_statistics, _SUMMING), (is_long, _LONG), (searches, _SEARCHING), (is_crowded, _CROWDED),
 )  # fmt: skip
 
 
