@@ -30,7 +30,9 @@ def is_served(plan: OpPlan) -> bool:
     """Whether the kernels for Hopper know this kind of plan."""
     forward = plan.analysis.forward
     in_walks = all(this.carries or not this.root for this in forward.passes)  # trials without sums need no walk
-    return in_walks and max(map(_lines, _printed(plan))) <= MOST_LINES
+    printed = _printed(plan)
+    has_products = not all(_is_uniform(a, printed[-1]) for a in printed[-1].accumulators)
+    return in_walks and has_products and max(map(_lines, printed)) <= MOST_LINES
 
 
 def _printed(plan: OpPlan) -> tuple[PassText, ...]:

@@ -26,6 +26,8 @@ from attngen.runtime.replaced import replaced
 
 Namespace = dict[str, Any] | type  # a module's globals, or a class
 
+LAUNCH_OPTIONS = frozenset({"num_warps", "num_stages", "num_ctas", "maxnreg"})
+
 _interpreted: dict[int, tuple[Any, Any]] = {}  # id of a compiled function -> itself, which keeps the id alive, and ours
 
 
@@ -86,9 +88,19 @@ def _innermost_wrapper(value: Any) -> Any:
     return None
 
 
+class _Interpreted(InterpretedFunction):  # type: ignore[misc]  # Triton has no types
+    """Refuses arguments that the kernel doesn't have, as the compiled one does; Triton's interpreter drops them."""
+
+    def run(self, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        unknown = kwargs.keys() - LAUNCH_OPTIONS - {*self.arg_names}
+        if unknown:
+            raise KeyError(f"{self.__name__} has no argument {', '.join(sorted(unknown))}")
+        return super().run(*args, grid=grid, warmup=warmup, **kwargs)
+
+
 def _interpreted_version(kernel: Any) -> Any:
     if id(kernel) not in _interpreted:
-        _interpreted[id(kernel)] = kernel, InterpretedFunction(kernel.fn)
+        _interpreted[id(kernel)] = kernel, _Interpreted(kernel.fn)
     return _interpreted[id(kernel)][1]
 
 

@@ -37,7 +37,7 @@ class Shared:
 
     data: Tensor
     written: Callable[[int], None]
-    home: int = 0
+    home: int
 
     @property
     def dtype(self) -> Any:
@@ -252,7 +252,11 @@ class Emulation:
         sizes = [int(size) for size in shape]
         if dtype is tl.int64:
             return Barriers([Barrier() for _ in range(sizes[0])])
-        return Shared(torch.full(sizes, float("nan"), dtype=_TORCH[dtype]), self.write)
+        data = torch.full(sizes, float("nan"), dtype=_TORCH[dtype])
+        first, end = data.data_ptr(), data.data_ptr() + data.nbytes
+        # The program before this one may have had its own tiles in the same place.
+        self.dirty = {tile: writer for tile, writer in self.dirty.items() if not first <= tile < end}
+        return Shared(data, self.write, first)
 
     def warp_specialize(self, partitions: list[Any], warps: list[int], registers: list[int]) -> None:
         def body(function: Callable[..., None], arguments: tuple[Any, ...]) -> Callable[[], None]:
