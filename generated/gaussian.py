@@ -2767,7 +2767,7 @@ def gaussian_attention(
     for option, given in (("return_aux", return_aux), ("deterministic", deterministic)):
         if not isinstance(given, bool):
             _fail(option, f"{given!r}", "True or False", TypeError)
-    out, *rows = _checked(query, key, value, query_norm, key_norm, is_causal, scale, window, alignment, return_aux, deterministic)
+    out, *rows = _checked(query, key, value, query_norm, key_norm, is_causal, scale, window, alignment, return_aux, deterministic)  # fmt: skip
     return (out, Aux(*rows)) if return_aux else out
 
 

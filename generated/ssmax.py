@@ -2948,7 +2948,7 @@ def ssmax_attention(
     for option, given in (("return_aux", return_aux), ("deterministic", deterministic)):
         if not isinstance(given, bool):
             _fail(option, f"{given!r}", "True or False", TypeError)
-    out, *rows = _checked(query, key, value, slope, offset, is_causal, scale, window, alignment, return_aux, deterministic)
+    out, *rows = _checked(query, key, value, slope, offset, is_causal, scale, window, alignment, return_aux, deterministic)  # fmt: skip
     return (out, Aux(*rows)) if return_aux else out
 
 

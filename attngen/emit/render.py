@@ -17,7 +17,7 @@ from attngen.paths import data_dir
 
 TEMPLATE = "module.py.jinja"
 WIDTH = 120  # characters of a line
-_STATEMENT = re.compile(r" +[\w\[\]]+ = ")
+_STATEMENT = re.compile(r" +([\w\[\]*, ]+ = |\w+\(.*\)$)")  # an assignment, or a call
 
 
 def templates_dir() -> Path:
