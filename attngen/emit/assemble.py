@@ -14,7 +14,7 @@ from attngen.build import DEFAULT, Build
 from attngen.emit import context as ct
 from attngen.emit import glossary as gl
 from attngen.emit.channels import last_step, output_gradient
-from attngen.emit.configs import NATIVE_TILES, configs
+from attngen.emit.configs import NATIVE_TILES, configs, rows_behind
 from attngen.emit.cpp import assemble_cpp
 from attngen.emit.fast import FUNCTIONS, printers_for
 from attngen.emit.hopper import hopper_text, is_served, without_input_gradients, without_support
@@ -65,7 +65,6 @@ class _Assembly:
         back = output_gradient(plan)
         pairs = tuple(self.pair(g) for g in plan.pair_gradients)
         functions = _device_functions((forward, query, key, pairs, self.hopper))
-        tables = configs(plan)
         return ct.ModuleContext(
             name=normalizer.name,
             version=__version__,
@@ -98,8 +97,8 @@ class _Assembly:
             native_tiles=NATIVE_TILES,
             hopper=self.hopper,
             kernel_names=self.kernel_names(),
-            configs=tables,
-            behind=tuple((arch, r.width, r.itemsize) for arch, rows in tables.items() for r in rows if r.behind),
+            configs=configs(plan),
+            behind=rows_behind(plan),
             inputs=tuple(self.input_text(i) for i in normalizer.inputs),
             input_axes=tuple(i.axes for i in normalizer.inputs),
             gradient_places=tuple((self.positions[g.name], g.level) for g in self.gradient_order()),

@@ -8,7 +8,7 @@ A tile is (queries, keys, warps, stages). Four warps hold 64 rows of scores, eig
 kernel): with fewer rows per warp several warps compute the same scores, with more of them registers run out.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from attngen import ir
@@ -22,16 +22,12 @@ Table = Mapping[str, Mapping[tuple[int, int], Tile]]  # kernel -> (head dim, ele
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Queries, keys, warps and pipeline stages for head dims up to `width` and elements up to `itemsize` bytes.
-
-    `behind`: weights meet their values a tile later, while the next tile's weights are computed. Forward only.
-    """
+    """Queries, keys, warps and pipeline stages for head dims up to `width` and elements up to `itemsize` bytes."""
 
     kernel: str
     width: int
     itemsize: int
     tile: Tile
-    behind: bool = False
 
 
 _LIGHT: Table = {
@@ -60,8 +56,7 @@ _CROWDED: Table = {
     "backward_query": {(64, 2): (64, 16, 4, 2), (128, 2): (128, 16, 8, 2)},
     "backward_key": {(64, 2): (32, 64, 4, 3), (128, 2): (16, 64, 4, 2)},
 }
-# Rows of sm_90 whose forward is a tile behind: there a product with values is long enough to hide these functions.
-_SM90_BEHIND = ((128, 2),)
+# At head dim 128 a product with values is long enough to hide these functions beside it.
 _HIDDEN = frozenset({"exp", "log", "sigmoid", "softplus", "tanh"})
 # Products of float32 on ordinary arithmetic units: small tiles.
 _SINGLE: Table = {
@@ -97,17 +92,21 @@ def configs(plan: OpPlan) -> dict[str, tuple[Config, ...]]:
     for applies, changes in _SM90_CHANGES:
         sm_90 = _changed(sm_90, changes) if applies(plan) else sm_90
     tables = {"sm_80": _changed(half, sm_80), "sm_90": sm_90, "sm_100": half, "gfx942": _GFX942}
-    behind = {"sm_90": _SM90_BEHIND} if can_be_behind(plan) else {}
-    return {arch: _rows(table, behind.get(arch, ())) + _rows(_SINGLE) for arch, table in tables.items()}
+    return {arch: _rows(table) + _rows(_SINGLE) for arch, table in tables.items()}
+
+
+def rows_behind(plan: OpPlan) -> tuple[tuple[str, int, int], ...]:
+    """Architecture, width and itemsize of the forward's rows where weights meet their values a tile later, while the
+    next tile's weights are computed."""
+    return tuple(("sm_90", *upto) for upto in _BEHIND["forward"]) if can_be_behind(plan) else ()
 
 
 def _changed(table: Table, changes: Table) -> Table:
     return {kernel: {**rows, **changes.get(kernel, {})} for kernel, rows in table.items()}
 
 
-def _rows(table: Table, behind: Collection[tuple[int, int]] = ()) -> tuple[Config, ...]:
-    rows = ((kernel, upto, tile) for kernel, tiles in table.items() for upto, tile in tiles.items())
-    return tuple(Config(kernel, *upto, tile, kernel == "forward" and upto in behind) for kernel, upto, tile in rows)
+def _rows(table: Table) -> tuple[Config, ...]:
+    return tuple(Config(kernel, *upto, tile) for kernel, tiles in table.items() for upto, tile in tiles.items())
 
 
 def can_be_behind(plan: OpPlan) -> bool:
