@@ -182,7 +182,7 @@ MUTANTS = {
 
 KEYS_FOLLOW, VALUES_FOLLOW = (
     f"_renew({ring}_desc, batch, kv_head, {tile} + SLOTS, tiles, at_edges, first_edge, first_full, last_full, "
-    f"{ring}_full, {ring}_ring, not full)\n"
+    f"{ring}_full, {ring}_ring, not full)  # fmt: skip\n"
     for ring, tile in (("k", "tile"), ("v", "tile - 1"))
 )
 SCORES_DONE = "qk = warpgroup_mma_wait(1, deps=(scores,))\n"
