@@ -75,10 +75,11 @@ def called(module: ModuleType, normalizer: ir.Normalizer) -> None:
         numbers = {i.name: 0.5 for i in normalizer.inputs} | needed
         for given in (needed, numbers, inputs):
             out = op(query, key, value, **given, is_causal=True)
-        *tensors, scale, left, right, offset, _ = seen.arguments
-        results = module._forward(*tensors, scale, left, right, offset, module.WITH_ALL)[module.NEEDED]
+        *tensors, scale, left, right, offset, deterministic, _ = seen.arguments
+        call = scale, left, right, offset, deterministic
+        results = module._forward(*tensors, *call, module.WITH_ALL)[module.NEEDED]
         wanted = [True] * (3 + len(module.GRADIENTS))
-        module._backward(out, [], *tensors[:3], tensors[3:], results, scale, left, right, offset, [], wanted)
+        module._backward(out, [], *tensors[:3], tensors[3:], results, *call, [], wanted)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in catalog.shipped()])
