@@ -34,6 +34,12 @@ def test_no_environment_variable_is_needed() -> None:
     assert not triton.knobs.runtime.interpret
 
 
+def test_arguments_that_a_kernel_does_not_have_are_refused() -> None:
+    x = torch.zeros(4)
+    with pytest.raises(KeyError, match="maximum has no argument BEHIND"), interpreting(sample_kernels):
+        sample_kernels.maximum[(1,)](x, x, N=4, BEHIND=True, num_warps=4)
+
+
 # ---------------------------------------------------------------- values
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
