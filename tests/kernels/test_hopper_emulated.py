@@ -18,7 +18,7 @@ from attngen.build import Build
 from attngen.catalog import read
 from attngen.pipeline import Compilation, compile_spec
 from attngen.runtime.interpreter import interpreting
-from attngen.runtime.interpreter_gluon import emulating_hopper
+from attngen.runtime.interpreter_gluon import Emulation, emulating_hopper
 from attngen.runtime.loader import load_module
 from attngen.verify.case import Case
 from attngen.verify.subject import subject_of
@@ -161,6 +161,17 @@ def test_what_is_saved_serves_the_backward(name: str) -> None:
     drawn = tested.draw(case)
     with interpreting(module), emulating_hopper(module):
         check(tested.results(drawn, case.call), expect(tested.normalizer, drawn, case.call))
+
+
+def test_no_program_answers_for_what_the_one_before_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its shared memory may be where that of the other was, of which a tile that no fence showed is remembered."""
+    place = torch.zeros(1, 4)
+    monkeypatch.setattr(torch, "full", lambda *_, **__: place)
+    emulation = Emulation(seed=0)
+    emulation.write(emulation.allocate(tl.float32, place.shape, None).index(0).home)
+    assert emulation.dirty
+    emulation.allocate(tl.float32, place.shape, None)
+    assert not emulation.dirty
 
 
 # What the protocol needs, and the kernel without it.
