@@ -44,10 +44,10 @@ class Subject:
 
     def precision(self, drawn: Drawn) -> Precision:
         """Of the call: CPUs are exact, and so is float32, whatever the module was built for."""
-        on_kernels = self.module is not None and (self.device == "cuda" or self.module._interpreted())
-        if not on_kernels or precision_of(self.module) == "exact":
+        if self.module is None or precision_of(self.module) == "exact":
             return "exact"
-        return "fast" if self.module._takes_fast_forms(drawn.operands.query) else "exact"  # type: ignore[union-attr]
+        on_kernels = self.device == "cuda" or self.module._interpreted()
+        return "fast" if on_kernels and self.module._takes_fast_forms(drawn.operands.query) else "exact"
 
     def results(self, drawn: Drawn, call: Call) -> Results:
         """The op's output and gradients. Raises Violation if they don't have the form that they should have."""
