@@ -19,7 +19,7 @@ from attngen.emit.cpp import assemble_cpp
 from attngen.emit.fast import FUNCTIONS, printers_for
 from attngen.emit.hopper import hopper_text, is_served, without_input_gradients, without_support
 from attngen.emit.hopper_backward import backward_text
-from attngen.emit.printers import HOPPER_SEARCH, TORCH, Printer
+from attngen.emit.printers import TORCH, Printer, searching
 from attngen.emit.statements import (
     OVER_KEYS,
     OVER_QUERIES,
@@ -121,7 +121,7 @@ class _Assembly:
         return f"{name}_forward", f"{name}_backward_query", f"{name}_backward_key", *pairs, *hopper
 
     def hopper_text(self) -> ct.HopperText:
-        forward = _Assembly(without_support(self.plan)).forward(self.printers.hopper, HOPPER_SEARCH)
+        forward = _Assembly(without_support(self.plan)).forward(self.printers.hopper, searching(self.printers.hopper))
         if has_pairs(self.plan):  # which the backward kernel doesn't bring
             return hopper_text(forward, None)
         key = _Assembly(without_input_gradients(without_support(self.plan))).key(self.printers.hopper_keys)

@@ -17,6 +17,7 @@ from attngen.emit.printers import (
     TRITON_FORWARD,
     TRITON_TRANSPOSED,
     Printer,
+    sharing,
     times,
 )
 from attngen.ir import Apply, Expr
@@ -38,7 +39,20 @@ class Printers:
 
 def printers_for(plan: OpPlan, precision: Precision) -> Printers:
     """The printers of GPU kernels."""
-    return _FAST if precision == "fast" and not root_passes(plan) else _EXACT
+    return _FAST if precision == "fast" and not root_passes(plan) else _exact(plan)
+
+
+def _exact(plan: OpPlan) -> Printers:
+    """Two products per score don't outlast two special functions; the four or five of a plain backward do."""
+    inputs = frozenset(declared.name for declared in plan.normalizer.inputs)
+    hopper = "_logistic2_shared({0}, SHARED, True)"
+    return Printers(
+        sharing(TRITON_FORWARD, "_logistic2_shared({0}, 4, CUDA)", inputs),
+        TRITON,
+        TRITON_TRANSPOSED,
+        sharing(HOPPER, hopper, inputs),
+        sharing(HOPPER_TRANSPOSED, hopper, inputs),
+    )
 
 
 def _fast(printer: Printer, when: str) -> Printer:
@@ -54,7 +68,6 @@ def _fast(printer: Printer, when: str) -> Printer:
     return replace(printer, functions={**printer.functions, **spellings}, lower=lower)
 
 
-_EXACT = Printers(TRITON_FORWARD, TRITON, TRITON_TRANSPOSED, HOPPER, HOPPER_TRANSPOSED)
 _FAST = Printers(
     _fast(TRITON_FORWARD, "FAST"),
     _fast(TRITON, "FAST"),

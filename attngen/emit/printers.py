@@ -12,6 +12,7 @@ from fractions import Fraction
 from attngen import ir
 from attngen.diagnostics import InternalError
 from attngen.emit.arrange import Place, addends
+from attngen.emit.finite import is_number
 from attngen.ir import Apply, Expr, Name, Number
 
 _INFIX = {"add": " + ", "sub": " - ", "mul": " * ", "div": " / ", "gt": " > ", "ge": " >= ", "lt": " < ", "le": " <= ",
@@ -211,9 +212,9 @@ _CPP = {
     "logistic2": "logistic2({0})", "attains": "attains({0}, {1}, {2})", "square": "square({0})", "not": "negated({0})",
 }  # fmt: skip
 
-# Reciprocals in place of divisions, one of them for several elements, and polynomials no longer than 16 bits need.
+# Reciprocals in place of divisions, and polynomials no longer than 16 bits need.
 _HOPPER = {
-    **_TRITON, "logistic2": "_logistic2_shared({0}, SHARED, True)", "softplus": "_softplus_short({0})",
+    **_TRITON, "logistic2": "_logistic2({0}, True)", "softplus": "_softplus_short({0})",
     "tanh": "_tanh_short({0})", "erf": "_erf_short({0})", "div": "_quotient({0}, {1})", "log2": "_log2_short({0})",
     "sin": "_sin({0}, True)", "cos": "_cos({0}, True)",
 }  # fmt: skip
@@ -223,11 +224,7 @@ TRITON = Printer(
     _TRITON, _lower_triton, _column_or_row, "tl.zeros([BLOCK_M, BLOCK_N], tl.float32)", _INFINITY,
     column="{}[:, None]".format,
 )  # fmt: skip
-# Two products per score don't outlast two special functions; the four or five of a backward do. The launcher sees to it
-# that scale is positive.
-TRITON_FORWARD = replace(
-    TRITON, functions={**_TRITON, "logistic2": "_logistic2_shared({0}, 4, CUDA)"}, positive=frozenset({"scale"})
-)
+TRITON_FORWARD = replace(TRITON, positive=frozenset({"scale"}))  # the launcher sees to it
 HOPPER = replace(
     TRITON,
     functions=_HOPPER,
@@ -235,12 +232,32 @@ HOPPER = replace(
     column="_column({}, OUT)".format,
     positive=frozenset({"scale"}),
 )
-# A search ends when its steps are as small as rounding errors, and an exponent makes large ones of those of logarithms.
-HOPPER_SEARCH = replace(HOPPER, functions={**_HOPPER, "log2": _TRITON["log2"]})
 TRITON_TRANSPOSED = Printer(
     _TRITON, _lower_triton, _row_or_column, "tl.zeros([BLOCK_N, BLOCK_M], tl.float32)", _INFINITY
 )
 HOPPER_TRANSPOSED = replace(HOPPER, spread=_row_or_column)
+
+
+def searching(printer: Printer) -> Printer:
+    """The printer of a search's trials: the search ends when its steps are as small as rounding errors, and an exponent
+    makes large ones of those of logarithms."""
+    return replace(printer, functions={**printer.functions, "log2": _TRITON["log2"]})
+
+
+def sharing(printer: Printer, spelling: str, inputs: frozenset[str]) -> Printer:
+    """The printer with one reciprocal for several logistic functions. One that isn't a number would spoil the others,
+    so that those which may not be keep reciprocals of their own."""
+
+    def lower(expr: Expr) -> Expr:
+        lowered = printer.lower(expr)
+        match lowered:
+            case Apply("logistic2", (x,)) if is_number(x, inputs):
+                return ir.apply("logistic2_shared", x)
+        return lowered
+
+    return replace(printer, functions={**printer.functions, "logistic2_shared": spelling}, lower=lower)
+
+
 TORCH = Printer(_TORCH, _lower_torch, lambda name, _: name, "torch.zeros_like(qk)", "-math.inf")
 # Vectors of C++ are of one shape, whether they vary with the query, the key or both: nothing is to be spread.
 CPP = Printer(_CPP, _lower_cpp, lambda name, _: name, "Vec(0.0f)", "-INF", _vector)

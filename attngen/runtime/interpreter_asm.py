@@ -1,9 +1,9 @@
 """`tl.inline_asm_elementwise` in Triton's interpreter, by a table from PTX instruction to numpy function.
 
-A text is one instruction with one output, or a block `{ .reg ..; ..; }` of several, which may take `pack` elements at
-a time. The packed forms (bf16x2) need nothing special, since the operands arrive as elements, not as pairs. Results are
-exact where the hardware approximates, so what an approximation costs shows on a GPU alone; but for tanh and logarithms,
-which are as far off as PTX allows.
+A text is one instruction with one output, or a block `{ .reg ..; ..; }` of several, which may take `pack` elements of
+a thread at a time. The packed forms (bf16x2) need nothing special, since the operands arrive as elements, not as pairs.
+Results are exact where the hardware approximates, so what an approximation costs shows on a GPU alone; but for tanh and
+logarithms, which are as far off as PTX allows.
 """
 
 from collections.abc import Callable, Mapping
@@ -77,13 +77,25 @@ def _evaluated(text: str, pack: int, table: Mapping[str, Emulation], *operands: 
     if len(instructions) == 1:
         return _emulation(instructions[0], table)(*operands)
     (operand,) = operands
-    values: dict[str, Any] = {f"${pack + n}": operand.reshape(-1, pack)[:, n] for n in range(pack)}
+    places = _by_thread(operand.shape).reshape(-1, pack)
+    values: dict[str, Any] = {f"${pack + n}": operand.reshape(-1)[places[:, n]] for n in range(pack)}
     for instruction in instructions:
         if not instruction.startswith(".reg"):
             opcode, arguments = instruction.split(None, 1)
             result, *sources = (name.strip() for name in arguments.split(","))
             values[result] = _emulation(opcode, table)(*(_value(name, values) for name in sources))
-    return np.stack([values[f"${n}"] for n in range(pack)], axis=-1).reshape(operand.shape)
+    results = np.empty(operand.size, values["$0"].dtype)
+    results[places] = np.stack([values[f"${n}"] for n in range(pack)], axis=-1)
+    return results.reshape(operand.shape)
+
+
+def _by_thread(shape: tuple[int, ...]) -> Array:
+    """The places of a tile's elements in the order in which an instruction that takes several finds them in a thread,
+    as a product leaves them there: two neighbours of row r, two of row r + 8, then those eight columns further."""
+    places = np.arange(np.prod(shape))
+    if len(shape) != 2 or shape[0] % 16 or shape[1] % 8:
+        return places
+    return places.reshape(-1, 2, 8, shape[1] // 8, 4, 2).transpose(0, 2, 4, 3, 1, 5)
 
 
 def _value(name: str, values: Mapping[str, Array]) -> Array:
