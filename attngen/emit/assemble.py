@@ -19,6 +19,7 @@ from attngen.emit.cpp import assemble_cpp
 from attngen.emit.fast import FUNCTIONS, printers_for
 from attngen.emit.hopper import hopper_text, is_served, without_input_gradients, without_support
 from attngen.emit.hopper_backward import backward_text
+from attngen.emit.hopper_sums import KeySum, sums_by_keys
 from attngen.emit.printers import TORCH, Printer, searching
 from attngen.emit.statements import (
     OVER_KEYS,
@@ -124,7 +125,8 @@ class _Assembly:
         forward = _Assembly(without_support(self.plan)).forward(self.printers.hopper, searching(self.printers.hopper))
         if has_pairs(self.plan):  # which the backward kernel doesn't bring
             return hopper_text(forward, None)
-        key = _Assembly(without_input_gradients(without_support(self.plan))).key(self.printers.hopper_keys)
+        plan = without_input_gradients(without_support(self.plan))
+        key = _Assembly(plan).key(self.printers.hopper_keys, sums_by_keys(self.plan))
         return hopper_text(forward, backward_text(key, self.backward.dp, [value.name for value in self.row_values()]))
 
     def products(self) -> tuple[ct.Product, ...]:
@@ -204,11 +206,12 @@ class _Assembly:
         support = lines.tile.get(SUPPORT, "")
         return ct.Section(lines.outer, lines.leading, lines.inner, lines.uses, summands, support, **texts)
 
-    def key(self, given: Printer | None = None) -> ct.KeyText:
+    def key(self, given: Printer | None = None, sums: tuple[KeySum, ...] = ()) -> ct.KeyText:
+        """`sums` are gradients of inputs beside those of the plan."""
         scribe = Scribe(self.plan, given or self.printers.keys, OVER_QUERIES)
         factor, dqk = split_uniform(self.backward.dqk)
         targets = {"weight": self.backward.weights, "dqk": dqk}
-        values = {_value(g): g.value for g in self.plan.key_gradients}
+        values = {_value(g): g.value for g in self.plan.key_gradients} | {_value(s): s.factor for s in sums}
         lines = scribe.lines(scribe.support() | targets | values)
         texts = {name: lines.tile[name] for name in targets}
         support = lines.tile.get(SUPPORT, "")
@@ -216,7 +219,9 @@ class _Assembly:
         last = scribe.lines({"factor": factor}, None, "u")
         gradients = tuple(ct.GradientText(g.name, lines.tile[_value(g)]) for g in self.plan.key_gradients)
         kernel = self.kernel_use([lines.uses, last.uses])
-        return ct.KeyText(kernel, main, ct.Epilogue(last.outer + last.inner, last.text["factor"]), gradients)
+        epilogue = ct.Epilogue(last.outer + last.inner, last.text["factor"])
+        factors = tuple(ct.GradientText(s.name, lines.text[_value(s)]) for s in sums)
+        return ct.KeyText(kernel, main, epilogue, gradients, factors)
 
     def pair(self, gradient: InputGradient) -> ct.PairText:
         scribe = Scribe(self.plan, self.printers.rows, OVER_KEYS)
@@ -265,7 +270,7 @@ class _Assembly:
         return f"_own_axes(torch.cat({name}_rows, dim=2), INPUT_AXES[{self.positions[gradient.name]}], group)"
 
 
-def _value(gradient: InputGradient) -> str:
+def _value(gradient: InputGradient | KeySum) -> str:
     return f"{gradient.name}_gradient"
 
 

@@ -146,10 +146,13 @@ class QueryText:
 
 @dataclass(frozen=True, slots=True)
 class KeyText:
+    """`sums`: of gradients of inputs that are multiples of the gradients of q . k, the factor."""
+
     kernel: KernelUse
     main: Section
     epilogue: Epilogue
     gradients: tuple[GradientText, ...]
+    sums: tuple[GradientText, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +195,9 @@ class HopperBackward:
 
     The warpgroup that loads reads `row_inputs` and `row_values`, and computes `before_rows`, `rows` and from them
     `through`, which are vectors of rows that the others get. `weights` come before the second product is there,
-    `gradients` after; they read `kept` of what those computed. Up to head dim `early_to` that product runs while
-    the weights are computed; beyond it starts behind them and, if it `is_apart`, nothing runs beside it.
+    `gradients` after; they read `kept` of what those computed. Up to head dim `early_to`, or `early_beside_sums` where
+    gradients of inputs are summed up, that product runs while the weights are computed; beyond it starts behind them
+    and, if it `is_apart`, nothing runs beside it.
     """
 
     key: KeyText
@@ -206,6 +210,7 @@ class HopperBackward:
     gradients: TileStep
     kept: tuple[str, ...]
     early_to: int
+    early_beside_sums: int
     is_apart: bool
 
 

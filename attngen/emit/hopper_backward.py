@@ -18,6 +18,7 @@ MOST_WAITING = {64: 3, 128: 2}
 # beside as many waiting tiles as there may be; at head dim 128, lines of weights beside a waiting tile.
 MOST_LINES_EARLY, MOST_VECTORS_EARLY = 8, 2
 MOST_LINES_BESIDE = 3
+EARLY_BESIDE_SUMS = 64  # where there are vectors of rows: sums of inputs' gradients need two registers more
 _LONG = re.compile(r"tl\.exp2\(|(?<!\w)_(?!square)\w+\(")  # functions that need registers of their own
 _BRANCHING = re.compile(r"(?<!\w)_(sin|cos)\(")
 
@@ -39,7 +40,9 @@ def backward_text(key: KeyText, dp: str, row_values: Iterable[str]) -> HopperBac
     loaded = tuple(use for use in main.uses.inputs if f"{use.name}_in" in needed and use.level in ("uniform", "row"))
     values = tuple(name for name in row_values if name in needed)
     early_to, is_apart = _order(weights, gradients, kept, len(through))
-    return HopperBackward(key, before_rows, loaded, values, rows, through, weights, gradients, kept, early_to, is_apart)
+    early_beside_sums = min(early_to, EARLY_BESIDE_SUMS) if key.sums and through else early_to
+    read_of_rows = before_rows, loaded, values, rows, through
+    return HopperBackward(key, *read_of_rows, weights, gradients, kept, early_to, early_beside_sums, is_apart)
 
 
 def _order(weights: TileStep, gradients: TileStep, kept: tuple[str, ...], vectors: int) -> tuple[int, bool]:

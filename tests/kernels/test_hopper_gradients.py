@@ -25,7 +25,8 @@ def compilation(name: str) -> Compilation:
     return compile_spec(spec.text, spec.path, build=Build("hopper"))
 
 
-# row values and a mask; a window, keys and queries that share slots; what rows alone decide; inputs of rows and of keys
+# row values and a mask; a window, keys and queries that share slots; what rows alone decide; inputs of rows and keys,
+# whose gradients come from plain kernels or from both
 @pytest.mark.parametrize(
     ("name", "case"),
     [
@@ -34,6 +35,7 @@ def compilation(name: str) -> Compilation:
         ("retention", replace(CAUSAL, n_q=70, n_k=140)),
         ("temperature_alibi", replace(CAUSAL, n_q=70, n_k=140, alignment="lower_right")),
         ("gaussian", replace(CAUSAL, n_q=70, n_k=140, is_causal=False)),
+        ("forgetting", replace(CAUSAL, n_q=70, n_k=140, d=128, d_v=128)),
         ("lssa", replace(CAUSAL, n_q=3, n_k=70)),  # NaN beyond the last query would spoil what shares a reciprocal
         # tiles that wait in shared memory, with a product beside that of dP and without; sums over keys made before
         ("l2", replace(CAUSAL, n_q=150, n_k=140, d=128, d_v=128)),
@@ -45,6 +47,24 @@ def compilation(name: str) -> Compilation:
 )
 def test_gradients_of_one_kernel(name: str, case: Case) -> None:
     error, launches = error_of_gradients(compilation(name), case)
+    assert error <= 1
+    assert launches == 1
+
+
+SUMMED = """
+name: summed
+inputs:
+  bias: {shape: []}
+  column: {shape: [batch, kv_head, key]}
+weights: sigmoid(s + bias - 2 * column)
+"""
+
+
+def test_gradients_of_inputs_come_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are multiples of the gradients of q . k, where all queries share the input: no plain kernel runs."""
+    built = compile_spec(SUMMED, "summed.yaml", build=Build("hopper"))
+    monkeypatch.setattr(load_module(built), "_constants", None)  # of the plain kernels
+    error, launches = error_of_gradients(built, replace(CAUSAL, batch=2, n_q=70, n_k=140))
     assert error <= 1
     assert launches == 1
 
