@@ -29,6 +29,7 @@ class Case:
     is_causal: bool = False
     length: int = 1024  # a multiple of 16, as lengths are where speed matters: Triton compiles for that
     heads: int = 2
+    value_dim: int = 0  # 0: that of queries and keys
 
     @property
     def mask(self) -> str:

@@ -34,8 +34,9 @@ def launch_forward(module: ModuleType, normalizer: Normalizer, case: Case) -> No
 
 def _called(module: ModuleType, normalizer: Normalizer, case: Case, differentiate: bool) -> torch.Tensor:
     op: Callable[..., torch.Tensor] = getattr(module, f"{normalizer.name}_attention")
-    shape = (1, case.heads, case.length, case.head_dim)
-    query, key, value = (torch.zeros(shape, dtype=getattr(torch, case.dtype), requires_grad=True) for _ in range(3))
+    head_dims = (case.head_dim, case.head_dim, case.value_dim or case.head_dim)
+    shapes = ((1, case.heads, case.length, head_dim) for head_dim in head_dims)
+    query, key, value = (torch.zeros(s, dtype=getattr(torch, case.dtype), requires_grad=True) for s in shapes)
     inputs = {declared.name: _tensor(declared, case, differentiate) for declared in normalizer.inputs}
     return op(query, key, value, **inputs, is_causal=case.is_causal)
 

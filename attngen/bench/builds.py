@@ -48,8 +48,9 @@ def precision_of_call(op: Callable[..., Any], task: Task) -> Precision:
 
 def _serves(module: ModuleType, task: Task) -> None:
     need(hasattr(module, "launch_forward_hopper"), "the kernels for Hopper can't say this formula")
-    need(task.cell.case.d in module.HOPPER_TILES, "they have no tile for this head dim")
+    widths = module._widths(task.drawn.operands.query, task.drawn.operands.value)
+    need(widths in module.HOPPER_TILES, "they have no tile for these head dims")
     need(task.dtype in module.HOPPER_TYPES, "they don't serve this type")
     if task.cell.direction == "backward":
         tiles = getattr(module, "HOPPER_BACKWARD_TILES", {})
-        need(task.cell.case.d in tiles, "the backward's kernels are the plain ones")
+        need(widths in tiles, "the backward's kernels are the plain ones")

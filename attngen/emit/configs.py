@@ -225,26 +225,48 @@ NATIVE_TILES = (
 
 @dataclass(frozen=True, slots=True)
 class HopperTile:
-    """How the kernels for Hopper cut one head dim: queries of a warpgroup and keys of a tile, slots of the rings of
-    keys and values, how many elements share a reciprocal, and how many warpgroups compute: two beside one that loads,
-    or one that loads itself."""
+    """How the kernels for Hopper cut one head dim, and one of values: queries of a warpgroup and keys of a tile, slots
+    of the rings of keys and values, how many elements share a reciprocal, and how many warpgroups compute: two beside
+    one that loads, or one that loads itself."""
 
-    width: int
+    head_dim: int
+    value_dim: int
     queries: int
     keys: int
     slots: int
     shared: int
     consumers: int = 2
 
+    @property
+    def width(self) -> int:
+        """The larger head dim."""
+        return max(self.head_dim, self.value_dim)
 
-# As many slots as there is shared memory for beside the queries of two warpgroups. Reciprocals are shared as long as
-# the special function unit takes more time than the products.
-HOPPER_WIDE = (HopperTile(64, 64, 128, 3, 4), HopperTile(128, 64, 128, 2, 2), HopperTile(256, 64, 64, 2, 2))
-HOPPER_NARROW = (HopperTile(64, 64, 64, 4, 4), HopperTile(128, 64, 64, 4, 2), HopperTile(256, 64, 32, 4, 2))
+
+# As many slots as are of use, or as there is shared memory for beside the queries of two warpgroups or their output,
+# whichever is larger. Keys are as many as registers hold beside that. Reciprocals are shared as long as the special
+# function unit takes more time than the products.
+HOPPER_WIDE = (
+    HopperTile(64, 64, 64, 128, 3, 4), HopperTile(64, 128, 64, 128, 3, 2), HopperTile(64, 256, 64, 64, 4, 2),
+    HopperTile(128, 64, 64, 128, 3, 2), HopperTile(128, 128, 64, 128, 2, 2), HopperTile(128, 256, 64, 64, 3, 2),
+    HopperTile(256, 64, 64, 128, 2, 2), HopperTile(256, 128, 64, 64, 3, 2), HopperTile(256, 256, 64, 64, 2, 2),
+)  # fmt: skip
+HOPPER_NARROW = (
+    HopperTile(64, 64, 64, 64, 4, 4), HopperTile(64, 128, 64, 64, 4, 2), HopperTile(64, 256, 64, 32, 4, 2),
+    HopperTile(128, 64, 64, 64, 4, 2), HopperTile(128, 128, 64, 64, 4, 2), HopperTile(128, 256, 64, 32, 4, 2),
+    HopperTile(256, 64, 64, 64, 4, 2), HopperTile(256, 128, 64, 64, 3, 2), HopperTile(256, 256, 64, 32, 4, 2),
+)  # fmt: skip
 # One exponential per score keeps the special function units busier than any other: three programs of one warpgroup each
 # on a multiprocessor have more warps to hide waits behind, for 37 instructions per tile that bring tiles.
-HOPPER_SOLO = (HopperTile(64, 64, 128, 2, 4, 1), *HOPPER_WIDE[1:])
+HOPPER_SOLO = (HopperTile(64, 64, 64, 128, 2, 4, 1), *HOPPER_WIDE[1:])
 # Several accumulators: what they leave of the registers holds half the scores; two of 256 channels are all there are.
-HOPPER_SHORT = (HopperTile(64, 64, 64, 4, 4), HopperTile(128, 64, 32, 8, 2))
+HOPPER_SHORT = (
+    HopperTile(64, 64, 64, 64, 4, 4), HopperTile(64, 128, 64, 32, 8, 2),
+    HopperTile(128, 64, 64, 64, 4, 2), HopperTile(128, 128, 64, 32, 8, 2),
+    HopperTile(256, 64, 64, 64, 4, 2), HopperTile(256, 128, 64, 32, 4, 2),
+)  # fmt: skip
 # Twice as many queries spill at head dim 64 already.
-HOPPER_BACKWARD = (HopperTile(64, 64, 64, 3, 4), HopperTile(128, 64, 64, 2, 2))
+HOPPER_BACKWARD = (
+    HopperTile(64, 64, 64, 64, 3, 4), HopperTile(64, 128, 64, 64, 2, 2),
+    HopperTile(128, 64, 64, 64, 2, 2), HopperTile(128, 128, 64, 64, 2, 2),
+)  # fmt: skip

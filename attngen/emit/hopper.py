@@ -91,7 +91,7 @@ def _tiles(forward: ForwardText, uniform: tuple[AccumulatorText, ...]) -> tuple[
     if len(forward.output.terms) - len(uniform) > 1:
         return HOPPER_SHORT
     alone = not uniform and forward.output.step is None
-    return tuple(tile for tile in _cut(forward, uniform) if alone or tile.width <= MOST_CHANNELS_BESIDE)
+    return tuple(tile for tile in _cut(forward, uniform) if alone or tile.value_dim <= MOST_CHANNELS_BESIDE)
 
 
 def _cut(forward: ForwardText, uniform: tuple[AccumulatorText, ...]) -> tuple[HopperTile, ...]:

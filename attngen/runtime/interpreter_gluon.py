@@ -14,6 +14,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 from triton.runtime.interpreter import TensorHandle
@@ -69,6 +70,17 @@ class Shared:
         self.written(self.home)
 
 
+def _corner(tile: Shared, found: Tensor) -> Tensor:
+    """The part of a copied tile that exists in the tensor."""
+    rows, columns = found.shape
+    return tile.data[0, 0, :rows, :columns]
+
+
+def _reinterpret(tile: Shared, dtype: Any, shape: Any, layout: Any) -> Shared:
+    """A tile as one of another shape and the same size."""
+    return tile.reshape(shape)
+
+
 def _tensor(value: Tensor, dtype: Any) -> Any:
     return tl.core.tensor(TensorHandle(value.numpy(), dtype), tl.block_type(dtype, list(value.shape)))
 
@@ -102,7 +114,8 @@ class Barriers:
 
 @dataclass(frozen=True)
 class Descriptor:
-    """What the copy engine knows of a tensor; tiles have all columns or some. `block_type` is as kernels read it."""
+    """What the copy engine knows of a tensor; tiles have all columns, and zeros up to a power of two, or some.
+    `block_type` is as kernels read it."""
 
     tensor: Tensor
     rows: int
@@ -115,15 +128,14 @@ class Descriptor:
 
     @property
     def block_type(self) -> Any:
-        shape = [1, 1, self.rows, self.columns or self.tensor.shape[-1]]
+        shape = [1, 1, self.rows, self.columns or triton.next_power_of_2(self.tensor.shape[-1])]
         return SimpleNamespace(shape=shape, nbytes=shape[2] * shape[3] * self.tensor.element_size())
 
-    def window(self, place: list[Any]) -> tuple[Tensor, int]:
-        """Those of a tile's rows that exist, and how many they are."""
+    def window(self, place: list[Any]) -> Tensor:
+        """As much of a tile as exists."""
         batch, head, first, column = map(int, place)
         across = slice(column, column + self.block_type.shape[3])
-        found = self.tensor[batch, head, min(max(first, 0), self.tensor.shape[2]) : max(first + self.rows, 0), across]
-        return found, found.shape[0]
+        return self.tensor[batch, head, min(max(first, 0), self.tensor.shape[2]) : max(first + self.rows, 0), across]
 
 
 @dataclass
@@ -169,13 +181,12 @@ class Emulation:
     ) -> None:
         if not pred:
             return
-        rows, there = descriptor.window(place)
+        found = descriptor.window(place)
         destination.data.fill_(float("nan"))  # until it arrives
 
         def arrive() -> None:
-            tile = destination.data[0, 0]
-            tile[:there] = rows
-            tile[there:] = 0.0
+            destination.data.zero_()
+            _corner(destination, found).copy_(found)
             barrier.update(0, -descriptor.block_type.nbytes)
 
         self.schedule.copies.append(arrive)
@@ -191,12 +202,12 @@ class Emulation:
     ) -> None:
         if source.home in self.dirty:
             raise RaceError("the copy engine reads what it may not see yet: a fence is missing")
-        rows, there = descriptor.window(place)
+        found = descriptor.window(place)
         partition = self.schedule.current
         self.leaving[partition] += 1
 
         def leave() -> None:
-            write(rows, source.data[0, 0, :there])
+            write(found, _corner(source, found))
             self.leaving[partition] -= 1
 
         self.schedule.copies.append(leave)
@@ -286,6 +297,7 @@ class Emulation:
                 init=self.init, expect=self.expect, arrive=self.arrive, wait=self.wait, MBarrierLayout=lambda: None
             ),
             "tma": SimpleNamespace(store_wait=self.store_wait),
+            "_reinterpret": _reinterpret,
             "_tma_load": self.load,
             "_tma_store": self.store,
             "_tma_add": self.add,

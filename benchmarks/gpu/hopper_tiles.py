@@ -111,12 +111,12 @@ class Contender:
 
     name: str
     op: Callable[..., Tensor]
-    entry: tuple[dict[int, Any], int, Any] | None = None
+    entry: tuple[dict[tuple[int, int], Any], int, Any] | None = None
 
     def choose(self) -> None:
         if self.entry is not None:
             table, width, tile = self.entry
-            table[width] = tile
+            table[width, width] = tile
 
     def prepare(self, task: Task) -> Attention:
         inputs, is_causal = task.drawn.operands.inputs, task.cell.case.is_causal
@@ -139,7 +139,7 @@ def contenders(task: Task) -> tuple[Contender, ...]:
     name, tiles = TABLES[task.cell.direction]
     width, table = task.cell.case.d, getattr(module, name, {})
     shapes = {2, 1} if any(kernel.endswith("_solo") for kernel in module.KERNELS) else {2}
-    served = [tile for tile in tiles[width] if tile[-1] in shapes] if width in table else []
+    served = [tile for tile in tiles[width] if tile[-1] in shapes] if (width, width) in table else []
     others = (Contender(str(tile), for_hopper, (table, width, module.HopperTile(*tile))) for tile in served)
     return (Contender(PLAIN, task.op), *others)
 

@@ -29,6 +29,9 @@ CASES = (
     replace(ONE, n_q=520, n_k=130),  # rows that see no key
     replace(ONE, n_q=700, n_k=700, window=(200, 3), is_causal=False, layout="transposed"),
     replace(ONE, n_q=4096, n_k=4096, batch=1, d=128, d_v=128),
+    replace(ONE, d=128),
+    replace(ONE, d=80, d_v=112),  # tiles add zeros
+    replace(ONE, d_v=256),
 )
 
 

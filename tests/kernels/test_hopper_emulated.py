@@ -52,7 +52,7 @@ def error_of(built: Compilation, case: Case, seed: int = 0, tile: Tile | None = 
     with pytest.MonkeyPatch.context() as patch:
         if tile is not None:
             module = load_module(built)
-            patch.setitem(module.HOPPER_TILES, case.d, module.HopperTile(*tile))
+            patch.setitem(module.HOPPER_TILES, (case.d, case.d_v), module.HopperTile(*tile))
         out = emulated(built, lambda: tested.run(drawn.operands, case.call), seed)
     error = float((out.double() - expected.exact["out"]).abs().amax()) / expected.tolerance["out"]
     return error if error == error else float("inf")
@@ -94,10 +94,18 @@ def test_output_where_float16_is_left_to_the_others(name: str) -> None:
     assert error_of(compilation(name), CAUSAL) <= 1
 
 
-def test_output_of_256_channels() -> None:
-    case = replace(CAUSAL, n_q=70, n_k=140, d=256, d_v=256)
-    assert error_of(compilation("softmax"), case) <= 1
-    assert 256 not in load_module(compilation("affine_scaled")).HOPPER_TILES  # nor two sums of so many
+# the widest; values of more channels or of fewer, and some that tiles add zeros to; with formulas of the head dim, sums
+# of values, and several sums that are saved
+@pytest.mark.parametrize(
+    ("name", "d", "d_v"),
+    [("softmax", 256, 256), ("lssa", 96, 256), ("affine_scaled", 64, 80), ("two_temperatures", 128, 64)],
+)
+def test_output_of_other_head_dims(name: str, d: int, d_v: int) -> None:
+    assert error_of(compilation(name), replace(CAUSAL, n_q=70, n_k=140, d=d, d_v=d_v)) <= 1
+
+
+def test_sums_of_values_and_several_sums_are_of_fewer_channels() -> None:
+    assert (256, 256) not in load_module(compilation("affine_scaled")).HOPPER_TILES
 
 
 def test_output_of_the_longest_formulas() -> None:
@@ -152,12 +160,14 @@ def test_output_of_two_searches() -> None:
     assert error_of(built, replace(UNLIKE, n_q=70, n_k=70)) <= 1
 
 
-# a row value; accumulators; the weighted sum that a step follows; a root
-@pytest.mark.parametrize("name", ["softmax", "sparsemax", "two_temperatures", "transnormer"])
-def test_what_is_saved_serves_the_backward(name: str) -> None:
+# a row value; accumulators, of some channels; the weighted sum that a step follows; a root
+@pytest.mark.parametrize(
+    ("name", "d_v"), [("softmax", 64), ("sparsemax", 64), ("two_temperatures", 72), ("transnormer", 64)]
+)
+def test_what_is_saved_serves_the_backward(name: str, d_v: int) -> None:
     built = compilation(name)
     module = load_module(built)
-    tested, case = subject_of(module, built.normalizer), replace(CAUSAL, n_q=70, n_k=70)
+    tested, case = subject_of(module, built.normalizer), replace(CAUSAL, n_q=70, n_k=70, d_v=d_v)
     drawn = tested.draw(case)
     with interpreting(module), emulating_hopper(module):
         check(tested.results(drawn, case.call), expect(tested.normalizer, drawn, case.call))

@@ -41,6 +41,9 @@ def compilation(name: str) -> Compilation:
         ("l2", replace(CAUSAL, n_q=150, n_k=140, d=128, d_v=128)),
         ("cog", replace(CAUSAL, n_q=150, n_k=140, d=128, d_v=128)),
         ("elu_l1", replace(CAUSAL, n_q=70, n_k=140)),
+        # values of more channels or of fewer, and some that tiles add zeros to
+        ("softmax", replace(CAUSAL, n_q=70, n_k=140, d_v=128)),
+        ("lssa", replace(CAUSAL, n_q=70, n_k=140, d=80, d_v=56)),
         ("t_softmax", replace(CAUSAL, n_q=70, n_k=140)),
         ("affine_scaled", replace(CAUSAL, n_q=70, n_k=140)),
     ],
