@@ -127,7 +127,9 @@ class _Assembly:
             return hopper_text(forward, None)
         plan = without_input_gradients(without_support(self.plan))
         key = _Assembly(plan).key(self.printers.hopper_keys, sums_by_keys(self.plan))
-        return hopper_text(forward, backward_text(key, self.backward.dp, [value.name for value in self.row_values()]))
+        rows, dq_factor = [value.name for value in self.row_values()], split_uniform(self.backward.dqk)[0]
+        backward = backward_text(key, self.backward.dp, rows, _uniform_text(self.plan, dq_factor))
+        return hopper_text(forward, backward)
 
     def products(self) -> tuple[ct.Product, ...]:
         saved = (*self.plan.saved_rows, *self.plan.saved_accumulators)

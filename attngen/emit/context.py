@@ -197,7 +197,8 @@ class HopperBackward:
     `through`, which are vectors of rows that the others get. `weights` come before the second product is there,
     `gradients` after; they read `kept` of what those computed. Up to head dim `early_to`, or `early_beside_sums` where
     gradients of inputs are summed up, that product runs while the weights are computed; beyond it starts behind them
-    and, if it `is_apart`, nothing runs beside it.
+    and, if it `is_apart`, nothing runs beside it. `dq_factor` is what the sum of dQ's shares is to be multiplied by, as
+    Python text over scale, head_dim, query_count and key_count.
     """
 
     key: KeyText
@@ -212,6 +213,7 @@ class HopperBackward:
     early_to: int
     early_beside_sums: int
     is_apart: bool
+    dq_factor: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ _LONG = re.compile(r"tl\.exp2\(|(?<!\w)_(?!square)\w+\(")  # functions that need
 _BRANCHING = re.compile(r"(?<!\w)_(sin|cos)\(")
 
 
-def backward_text(key: KeyText, dp: str, row_values: Iterable[str]) -> HopperBackward:
+def backward_text(key: KeyText, dp: str, row_values: Iterable[str], dq_factor: str) -> HopperBackward:
     """`row_values` are what the forward saved of each row; `dp` is the second product."""
     main = key.main
     spread = (line for line in main.inner if "[None, :]" in line or "[:, None]" in line)
@@ -42,7 +42,8 @@ def backward_text(key: KeyText, dp: str, row_values: Iterable[str]) -> HopperBac
     early_to, is_apart = _order(weights, gradients, kept, len(through))
     early_beside_sums = min(early_to, EARLY_BESIDE_SUMS) if key.sums and through else early_to
     read_of_rows = before_rows, loaded, values, rows, through
-    return HopperBackward(key, *read_of_rows, weights, gradients, kept, early_to, early_beside_sums, is_apart)
+    order = early_to, early_beside_sums, is_apart
+    return HopperBackward(key, *read_of_rows, weights, gradients, kept, *order, dq_factor)
 
 
 def _order(weights: TileStep, gradients: TileStep, kept: tuple[str, ...], vectors: int) -> tuple[int, bool]:
