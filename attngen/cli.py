@@ -16,13 +16,16 @@ import click
 from attngen.build import Build, Precision
 from attngen.cli_options import (
     FOUND,
+    HOPPER_TILE,
     INTERNAL,
+    TILE,
     USAGE,
     Statics,
     asked_build,
     compile_all,
     compiled,
     exit_unless,
+    kernels_option,
     known_targets,
     parse_tile,
     precision_option,
@@ -126,8 +129,7 @@ def explain(spec: str, form: str, output: Path | None, statics: Statics) -> None
 @click.option("--save-binary", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
               help="Write the binaries and their assembly to DIR.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One object per kernel and configuration.")
-@click.option("--kernels", type=click.Choice(("any", "hopper")),
-              help="hopper: what a module built for Hopper launches, on sm_90.")  # fmt: skip
+@kernels_option
 @precision_option
 @statics_option
 def audit(spec: str, targets: tuple[str, ...], save_binary: Path | None, as_json: bool, **options: Any) -> None:
@@ -222,31 +224,37 @@ def bench(specs: tuple[str, ...], action: str | None, output: Path | None, **opt
 @click.option("--device", type=click.Choice(("cuda", "cpu")), default="cuda", show_default=True)
 @click.option("--dtype", "dtypes", multiple=True, type=click.Choice(("float32", "float16", "bfloat16")))
 @click.option("--head-dim", "head_dims", multiple=True, type=click.IntRange(1, 256))
-@click.option("--kernel", "kernels", multiple=True,
-              type=click.Choice(("forward", "backward_query", "backward_key", "backward_pair")))  # fmt: skip
+@kernels_option
+@click.option("--kernel", "names", multiple=True,
+              type=click.Choice(("forward", "backward_query", "backward_key", "backward_pair", "forward_hopper",
+                                 "backward_hopper")), help="Only this one; all without the option.")  # fmt: skip
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True)
 @click.option("--compile-only", is_flag=True, help="Time nothing: rank tiles by what their machine code needs.")
 @click.option("--target", default="sm_90", show_default=True, metavar="ARCH", help="For --compile-only.")
-@click.option("--tile", "tiles", multiple=True, callback=parse_tile, metavar="M,N,WARPS,STAGES",
-              help="For --compile-only: these tiles alone.")  # fmt: skip
+@click.option("--tile", "tiles", multiple=True, callback=parse_tile, metavar=TILE,
+              help=f"For --compile-only: these tiles alone; those for Hopper as {HOPPER_TILE}.")  # fmt: skip
+@precision_option
 @click.option("--forget", is_flag=True, help="Remove what was found on this machine, and search nothing.")
 def tune(specs: tuple[str, ...], compile_only: bool, target: str, tiles: Any, forget: bool, **options: Any) -> None:
     """Search the tiles of SPEC's kernels on this device.
 
     A candidate wins by its time, if its results are right. What is found is kept in a file, and used by ops that are
-    loaded through `attngen.load`. Nothing is tuned unless this command is run.
+    loaded through `attngen.load`. Nothing is tuned unless this command is run. With --kernels hopper it is decided for
+    each kernel and kind of call whether one for Hopper is faster than the plain one, which serves otherwise.
     """
+    build = asked_build(options.pop("kernels"), options.pop("precision"))
     for spec in specs:
-        compiled(spec, (), asked_build())  # a mistake in a spec is told before torch is imported
+        compiled(spec, (), build)  # a mistake in a spec is told before torch is imported
     from attngen import cli_tune
 
+    asked = cli_tune.Asked(build=build, **options)
     try:
         if forget:
             cli_tune.forget(specs)
         elif compile_only:
-            cli_tune.compile_only(specs, cli_tune.Asked(**options), target, tiles)
+            cli_tune.compile_only(specs, asked, target, tiles)
         else:
-            cli_tune.run(specs, cli_tune.Asked(**options))
+            cli_tune.run(specs, asked)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 

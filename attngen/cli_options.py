@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from attngen.pipeline import Compilation
 
 FOUND, USAGE, INTERNAL = 1, 2, 3  # exit codes
+TILE, HOPPER_TILE = "QUERIES,KEYS,WARPS,STAGES", "QUERIES,KEYS,SLOTS,SHARED,WARPGROUPS"
 Statics = tuple[tuple[str, str], ...]
 
 
@@ -33,13 +34,17 @@ precision_option = click.option(
     "--precision", type=click.Choice(("exact", "fast")),
     help="fast: logistic functions and tanh of 16 bits on GPUs from tanh.approx; weights err by up to 2.4e-4.",
 )  # fmt: skip
+kernels_option = click.option(
+    "--kernels", type=click.Choice(("any", "hopper")),
+    help="hopper: what a module built for Hopper launches, on such a GPU.",
+)  # fmt: skip
 
 
 def parse_tile(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
     tiles = [value.split(",") for value in values]
     for tile in tiles:
-        if len(tile) != 4 or not all(number.isdigit() for number in tile):
-            raise click.BadParameter(f"'{','.join(tile)}' should be QUERIES,KEYS,WARPS,STAGES")
+        if len(tile) not in (4, 5) or not all(number.isdigit() for number in tile):
+            raise click.BadParameter(f"'{','.join(tile)}' should be {TILE}, or for Hopper {HOPPER_TILE}")
     return tuple(tuple(map(int, tile)) for tile in tiles)
 
 

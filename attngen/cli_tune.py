@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import click
@@ -18,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from attngen import api, catalog
 from attngen.audit.compile import Case
 from attngen.audit.targets import TARGETS
+from attngen.build import Build
 from attngen.runtime import tiles
 from attngen.spec.lower import read_spec
 from attngen.tune import cost
@@ -35,8 +37,9 @@ class Asked:
     device: str
     dtypes: tuple[DType, ...]
     head_dims: tuple[int, ...]
-    kernels: tuple[str, ...]
+    names: tuple[str, ...]  # of kernels
     minutes: float
+    build: Build
 
 
 def run(specs: tuple[str, ...], asked: Asked) -> None:
@@ -46,23 +49,28 @@ def run(specs: tuple[str, ...], asked: Asked) -> None:
             "there is no GPU that torch can use: --compile-only ranks tiles without one, "
             "--device cpu tunes the CPU's path"
         )
+    if asked.device == "cpu" and asked.names:
+        raise ValueError("--kernel is for GPUs: a CPU has one path, which is tuned as a whole")
+    if asked.build.target != "hopper" and not set(asked.names).isdisjoint(tiles.HOPPER_KERNELS):
+        raise ValueError("kernels for Hopper are those of --kernels hopper")
     half: DType = "float32" if asked.device == "cpu" else "bfloat16"
     widths = asked.head_dims or ((64,) if asked.device == "cpu" else (64, 128))
-    any_better = False
+    any_news = False
     for spec in specs:
-        subject, minutes = subject_of(spec, asked.device), asked.minutes / len(specs)
-        wanted = Wanted(spec, asked.device, asked.dtypes or (half,), widths, minutes, kernels=asked.kernels)
+        subject, minutes = subject_of(spec, asked.device, asked.build), asked.minutes / len(specs)
+        wanted = Wanted(spec, asked.device, asked.dtypes or (half,), widths, minutes, kernels=asked.names)
         with _bar() as bar:
             for found in tune(subject, wanted, bar):
                 click.echo(_line(subject.normalizer.name, found))
-                any_better |= found.is_better
-    if any_better:
+                any_news |= found.is_news
+    if any_news:
         click.echo(f"kept in {tiles.file_of('NAME')}; `attngen.load` uses it")
 
 
-def subject_of(spec: str, device: str) -> Subject:
-    """The op as `attngen.load` gives it."""
-    text, op = catalog.read(spec), api.load(spec)
+def subject_of(spec: str, device: str, build: Build) -> Subject:
+    """The op as `attngen.load` gives it where the environment asks for the build."""
+    text = catalog.read(spec)
+    op = api.load_text(text, {}, build)
     return Subject(op, read_spec(text.text, text.path), sys.modules[op.__module__], device)
 
 
@@ -79,13 +87,27 @@ def compile_only(specs: tuple[str, ...], asked: Asked, target: str, given: tuple
     if target not in TARGETS:
         raise ValueError(f"'{target}' is not one of {', '.join(TARGETS)}")
     end = time.monotonic() + 60 * asked.minutes
-    for kernel in asked.kernels or KERNELS[:3]:
+    for kernel in _compilable(asked, target, given):
         for width in asked.head_dims or (64, 128):
             for dtype in asked.dtypes or ("bfloat16",):
-                question = cost.Question(kernel, target, Case(width, dtype))
+                question = cost.Question(kernel, target, Case(width, dtype), asked.build.precision)
                 outcomes = _compiled(specs, question, given, end)
                 click.echo(f"{kernel}, head dim {width}, {dtype}, {target}: {', '.join(specs)}")
                 click.echo(ranking(outcomes))
+
+
+def _compilable(asked: Asked, target: str, given: tuple[tiles.Tile, ...]) -> tuple[str, ...]:
+    """The kernels that are asked for. Raises ValueError for those that aren't there, and for others' tiles."""
+    on_hopper = asked.build.target == "hopper" and target == "sm_90"
+    names = asked.names or (tiles.HOPPER_KERNELS if on_hopper else KERNELS[:3])
+    if not on_hopper and not set(names).isdisjoint(tiles.HOPPER_KERNELS):
+        raise ValueError("kernels for Hopper are those of --kernels hopper, on sm_90")
+    for name, tile in product(names, given):
+        if len(tile) != tiles.numbers_of(name):
+            raise ValueError(
+                f"{','.join(map(str, tile))} is no tile of {name}, which has {tiles.numbers_of(name)} numbers"
+            )
+    return names
 
 
 def _compiled(
@@ -100,19 +122,15 @@ def _compiled(
         return cost.ranked(specs, question, given, 2, told)
 
 
-_HEAD = "tile                        regs  shared  CTAs  warps/scheduler  waits/HGMMA  instructions/score  problems"
-
-
 def ranking(outcomes: Iterable[cost.Outcome]) -> str:
     """A line per tile, the best first."""
-    lines = [
-        "tile                        regs  shared  CTAs  warps/scheduler  waits/HGMMA  instructions/score  problems"
-    ]
+    named = "regs  shared  CTAs  warps/scheduler  waits/HGMMA  instructions/score  problems"
+    lines = [f"{'tile':36}{named}"]
     for o in outcomes:
         needs = f"{o.registers:6}{o.shared / 1024:8.1f}{o.ctas:6}{o.warps_per_scheduler:17g}"
         more = " ..." if len(o.problems) > 3 else ""
         speed = f"{o.waits:13.2f}{o.per_score:20.1f}"
-        lines.append(f"{tile_text(o.tile):26}{needs}{speed}  {', '.join(o.problems[:3])}{more}".rstrip())
+        lines.append(f"{tile_text(o.tile):34}{needs}{speed}  {', '.join(o.problems[:3])}{more}".rstrip())
     return "\n".join(lines) + "\n"
 
 

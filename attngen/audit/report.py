@@ -81,21 +81,21 @@ class Row:
             found.append(f"needs {need.shared:,} bytes of shared memory, {need.shared_limit:,} are there")
         elif need.ctas == 0:
             found.append("does not fit on a multiprocessor")
-        if (need.spills or need.stack) and not self._may_spill:
+        if (need.spills or need.stack) and not self.may_spill:
             found.append(_spills(need))
         return tuple(found)
 
     @property
     def remarks(self) -> tuple[str, ...]:
         need, found = self.resources, []
-        if need is not None and self._may_spill:
+        if need is not None and self.may_spill:
             found.append(_spills(need))
         if need is not None and need.waits_per_product >= 1:
             found.append(f"matrix products look serialized: {need.waits} waits for {need.matrix['HGMMA']} HGMMA")
         return tuple(found)
 
     @property
-    def _may_spill(self) -> bool:
+    def may_spill(self) -> bool:
         """Whether it spills, and no more than is allowed."""
         stores = self.resources.spill_stores if self.resources is not None else 0
         return "backward" in self.kernel and 0 < stores <= SPILL_STORES_OF_BACKWARDS

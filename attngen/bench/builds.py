@@ -48,9 +48,11 @@ def precision_of_call(op: Callable[..., Any], task: Task) -> Precision:
 
 def _serves(module: ModuleType, task: Task) -> None:
     need(hasattr(module, "launch_forward_hopper"), "the kernels for Hopper can't say this formula")
-    widths = module._widths(task.drawn.operands.query, task.drawn.operands.value)
-    need(widths in module.HOPPER_TILES, "they have no tile for these head dims")
+    kernel = "backward_hopper" if task.cell.direction == "backward" else "forward_hopper"
+    query, key, value = task.drawn.operands.query, task.drawn.operands.key, task.drawn.operands.value
+    has_tile = module._widths(query, value) in module.HOPPER_TILES.get(kernel, {})
+    need(has_tile, f"there is no {kernel} for these head dims")
     need(task.dtype in module.HOPPER_TYPES, "they don't serve this type")
-    if task.cell.direction == "backward":
-        tiles = getattr(module, "HOPPER_BACKWARD_TILES", {})
-        need(widths in tiles, "the backward's kernels are the plain ones")
+    call = module._call(query, key, task.cell.case.is_causal, None, None, "upper_left")
+    chosen = module._hopper_tile(kernel, query, key, value, call)
+    need(chosen is not None, "the plain kernels serve the call: `attngen tune` found them to be faster")

@@ -67,8 +67,8 @@ def hopper_text(forward: ForwardText, backward: HopperBackward | None) -> Hopper
         solo=_has_solo(forward, uniform),
         backward=backward if backward_tiles else None,
         types=_types(forward, uniform),
-        tiles=_tiles(forward, uniform),
-        backward_tiles=backward_tiles,
+        tiles=_sharing(_tiles(forward, uniform), forward.passes),
+        backward_tiles=_sharing(backward_tiles, backward),
         log1p_polynomial=LOG1P_SHORT,
     )
 
@@ -92,6 +92,11 @@ def _tiles(forward: ForwardText, uniform: tuple[AccumulatorText, ...]) -> tuple[
         return HOPPER_SHORT
     alone = not uniform and forward.output.step is None
     return tuple(tile for tile in _cut(forward, uniform) if alone or tile.value_dim <= MOST_CHANNELS_BESIDE)
+
+
+def _sharing(tiles: tuple[HopperTile, ...], formulas: object) -> tuple[HopperTile, ...]:
+    """The tiles, of one element per reciprocal where the formulas' text shares none."""
+    return tiles if "SHARED" in repr(formulas) else tuple(replace(tile, shared=1) for tile in tiles)
 
 
 def _cut(forward: ForwardText, uniform: tuple[AccumulatorText, ...]) -> tuple[HopperTile, ...]:

@@ -19,7 +19,11 @@ from attngen.files import write_atomically
 from attngen.runtime.cache import cache_dir, sha256
 
 SCHEMA = 1
-Tile = tuple[int, int, int, int]  # queries, keys, warps, stages
+# Queries, keys, warps, stages. Of a kernel for Hopper: queries of a warpgroup, keys, slots, elements per reciprocal,
+# warpgroups that compute.
+Tile = tuple[int, ...]
+HOPPER_KERNELS = ("forward_hopper", "backward_hopper")
+PLAIN: Tile = (0, 0, 0, 0, 0)  # of a kernel for Hopper: the plain kernels serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,25 @@ def use_tuned(name: str, module: ModuleType) -> None:
     digest = digest_of(module)
     for entry in entries:
         if entry.op == digest and entry.machine == _machine_if_there(entry.machine.kind):
-            module.TUNED[entry.place] = module.Tile(*entry.tile)
+            module.TUNED[entry.place] = tile_in(module, entry.kernel, entry.tile)
+
+
+def tile_in(module: ModuleType, kernel: str, tile: Tile) -> Any:
+    """The tile as a module's tables have it."""
+    return module.HopperTile(*tile) if kernel in HOPPER_KERNELS else module.Tile(*tile)
+
+
+def numbers_of(kernel: str) -> int:
+    """How many numbers a tile of the kernel has."""
+    return len(PLAIN) if kernel in HOPPER_KERNELS else 4
+
+
+def overrides_of(module: ModuleType, kernel: str, tile: Tile) -> dict[str, Any]:
+    """What a module's OVERRIDES say for the kernel to have this tile, and for a plain one not to be passed over."""
+    rival = f"{kernel.partition('_')[0]}_hopper"
+    is_passed_over = kernel not in HOPPER_KERNELS and rival in getattr(module, "HOPPER_TILES", ())
+    others = {rival: tile_in(module, rival, PLAIN)} if is_passed_over else {}
+    return {kernel: tile_in(module, kernel, tile), **others}
 
 
 def _machine_if_there(kind: str) -> Machine | None:
@@ -146,6 +168,8 @@ def _write(name: str, entries: Iterable[Tuned]) -> Path:
 
 def _tuned(given: Any) -> Tuned:
     tile = tuple(given["tile"])
-    if len(tile) != 4 or not all(type(number) is int and 0 <= number <= 4096 for number in tile):
+    if len(tile) != numbers_of(given["kernel"]) or not all(
+        type(number) is int and 0 <= number <= 4096 for number in tile
+    ):
         raise ValueError(f"{given['tile']!r} is no tile")
     return Tuned(**{**given, "machine": Machine(**given["machine"]), "tile": tile})

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import chain
 from multiprocessing import get_context
 from types import ModuleType
 
@@ -19,12 +20,13 @@ from attngen.audit.launch import launch_kernels
 from attngen.audit.module import row_of
 from attngen.audit.report import Row
 from attngen.audit.targets import TARGETS
-from attngen.build import Build, chosen_build
+from attngen.build import Build, Precision
 from attngen.ir import Normalizer
 from attngen.pipeline import compile_spec
 from attngen.runtime.loader import load_module
-from attngen.runtime.tiles import Tile
-from attngen.tune.candidates import candidates
+from attngen.runtime.replaced import replaced
+from attngen.runtime.tiles import HOPPER_KERNELS, Tile, overrides_of
+from attngen.tune.candidates import candidates, computing_warps, hopper_candidates, is_unpipelined
 
 ENOUGH_WARPS = 3  # per scheduler; beyond, larger tiles are worth more
 Progress = Callable[[int, int], bool]  # (candidates done, candidates in all) -> whether to go on
@@ -32,11 +34,16 @@ Progress = Callable[[int, int], bool]  # (candidates done, candidates in all) ->
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Which kernel is to be given a tile, on which GPU, for which calls."""
+    """Which kernel is to be given a tile, on which GPU, for which calls. A plain one is that of any build."""
 
     kernel: str
     target: str
     case: Case
+    precision: Precision = "exact"
+
+    @property
+    def build(self) -> Build:
+        return Build("hopper" if self.kernel in HOPPER_KERNELS else "any", self.precision)
 
     @property
     def itemsize(self) -> int:
@@ -57,19 +64,19 @@ class Outcome:
 
     @property
     def warps_per_scheduler(self) -> float:
-        return self.ctas * self.tile[2] / 4
+        return self.ctas * computing_warps(self.tile) / 4
 
     @property
     def rank(self) -> tuple[int, bool, float, float]:
-        alone = self.tile[3] == 1  # one stage waits for each of its loads
-        return len(self.problems), alone, -min(self.warps_per_scheduler, ENOUGH_WARPS), self.per_score
+        warps = min(self.warps_per_scheduler, ENOUGH_WARPS)
+        return len(self.problems), is_unpipelined(self.tile), -warps, self.per_score
 
 
 def ranked(
     specs: tuple[str, ...], question: Question, tiles: tuple[Tile, ...], processes: int, progress: Progress
 ) -> tuple[Outcome, ...]:
     """The outcomes of the tiles, all candidates if none is given, best first. Ops without such a kernel don't count."""
-    tiles = tiles or candidates(question.kernel, question.itemsize)
+    tiles = tiles or _candidates(specs, question)
     rows: dict[Tile, list[Row]] = {}
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:  # a process with a GPU's context can't be forked
         trials = [(tile, pool.submit(_compiled, spec, question, tile)) for tile in tiles for spec in specs]
@@ -83,22 +90,31 @@ def ranked(
     return tuple(sorted((outcome(tile, found) for tile, found in rows.items()), key=lambda o: o.rank))
 
 
+def _candidates(specs: tuple[str, ...], question: Question) -> tuple[Tile, ...]:
+    """Those of any of the ops."""
+    if question.kernel not in HOPPER_KERNELS:
+        return candidates(question.kernel, question.itemsize)
+    modules = (_loaded(spec, question.build)[0] for spec in specs)
+    found = (hopper_candidates(module, question.kernel, question.case.head_dim) for module in modules)
+    return tuple(dict.fromkeys(chain.from_iterable(found)))
+
+
 @cache
-def _loaded(spec: str) -> tuple[ModuleType, Normalizer]:
+def _loaded(spec: str, build: Build) -> tuple[ModuleType, Normalizer]:
     text = catalog.read(spec)
-    build = Build(precision=chosen_build().precision)
     compilation = compile_spec(text.text, text.path, build=build)
     return load_module(compilation), compilation.normalizer
 
 
 def _compiled(spec: str, question: Question, tile: Tile) -> Row | None:
     """The kernel's row, or None if the op has no such kernel."""
-    module, normalizer = _loaded(spec)
-    module.OVERRIDES.clear()
-    module.OVERRIDES[question.kernel] = module.Tile(*tile)
+    module, normalizer = _loaded(spec, question.build)
     launch = partial(launch_kernels, module, normalizer, question.case)
-    launches = compile_launches(TARGETS[question.target], question.case, launch)
-    wanted = (kernel for kernel in launches if kernel.name.startswith(f"{normalizer.name}_{question.kernel}"))
+    with replaced(module, {"OVERRIDES": overrides_of(module, question.kernel, tile)}):
+        launches = compile_launches(TARGETS[question.target], question.case, launch)
+    name = f"{normalizer.name}_{question.kernel}"
+    is_solo = question.kernel in HOPPER_KERNELS and computing_warps(tile) == 4
+    wanted = (kernel for kernel in launches if kernel.name.startswith(f"{name}_solo" if is_solo else name))
     return next(map(row_of, wanted), None)
 
 
@@ -112,7 +128,7 @@ def problems(row: Row) -> Iterator[str]:
         yield "shared memory"
     elif need.ctas == 0:
         yield "no room"
-    if need.spills or need.stack:
+    if (need.spills or need.stack) and not row.may_spill:
         yield f"{need.spills} spills"
     products = need.matrix.get("HGMMA", 0)
     if row.target == "sm_90" and row.dtype != "float32" and not products:
@@ -125,7 +141,7 @@ def outcome(tile: Tile, rows: Iterable[Row]) -> Outcome:
     """The worst of the rows in each number."""
     rows = tuple(rows)
     needs = [row.resources for row in rows if row.resources]
-    per_score = tile[2] * TARGETS[rows[0].target].warp_size / (tile[0] * tile[1])
+    per_score = rows[0].num_warps * TARGETS[rows[0].target].warp_size / (rows[0].block_m * rows[0].block_n)
     return Outcome(
         tile=tile,
         registers=max((n.registers for n in needs), default=0),

@@ -3,6 +3,7 @@
 A candidate has to give the formula's values and gradients, by the rule that verification has, on small cases with
 ragged lengths; one that doesn't, or that raises, is out. The rest are timed side by side, first all of them briefly,
 then the best few and the shipped tile at length. A tile wins by more than half of the spread, or the shipped one stays.
+A kernel for Hopper has to win against the plain kernels, with their tiles of the time: these are its shipped tile.
 Clock and device are values, so that all of this runs on a CPU, in Triton's interpreter.
 """
 
@@ -12,12 +13,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import ModuleType
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from attngen.bench.measure import Clock, Effort, Times, interleaved
-from attngen.runtime.tiles import Tile
+from attngen.runtime.replaced import replaced
+from attngen.runtime.tiles import HOPPER_KERNELS, PLAIN, Tile, overrides_of
 from attngen.tune.candidates import NATIVE, PORTABLE, tile_text
 from attngen.verify.case import Case
 from attngen.verify.draw import Drawn
@@ -71,6 +73,12 @@ class Found:
     @property
     def is_better(self) -> bool:
         return self.best.tile != self.shipped.tile
+
+    @property
+    def is_news(self) -> bool:
+        """Whether the op would do something else by itself: it takes kernels for Hopper until it knows better."""
+        tried = any(trial.verdict != "not tried" for trial in self.trials if trial.tile != self.shipped.tile)
+        return self.is_better or (self.shipped.tile == PLAIN and tried)
 
 
 def search(subject: Subject, question: Question, tiles: tuple[Tile, ...], watch: Watch, progress: Progress) -> Found:
@@ -171,7 +179,7 @@ def _timed(subject: Subject, question: Question, drawn: Drawn, tile: Tile) -> Ca
         with _using(subject, question.kernel, tile), torch.no_grad():
             return subject.run(operands, question.case.call)
 
-    if question.kernel == "forward":
+    if question.kernel.startswith("forward"):
         return forward
     if question.kernel in (PORTABLE, NATIVE):
         return both
@@ -192,19 +200,15 @@ def _tensors(drawn: Drawn) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def _using(subject: Subject, kernel: str, tile: Tile) -> Iterator[None]:
     """Within the block the kernel has this tile, whatever the tables say."""
     module = _module(subject)
-    before: Any = module.OVERRIDES.get(kernel)
-    module.OVERRIDES[kernel] = module.Tile(*tile)
-    try:
+    with replaced(module, {"OVERRIDES": module.OVERRIDES | overrides_of(module, kernel, tile)}):
         yield
-    finally:
-        module.OVERRIDES.pop(kernel)
-        if before is not None:
-            module.OVERRIDES[kernel] = before
 
 
 def shipped_tile(subject: Subject, question: Question, drawn: Drawn) -> Tile:
-    """What the module takes by itself."""
+    """What the module takes by itself, of plain kernels."""
     module = _module(subject)
+    if question.kernel in HOPPER_KERNELS:
+        return PLAIN
     if question.kernel == PORTABLE:
         return tuple(module.PORTABLE_TILE)
     call = module._call(drawn.operands.query, drawn.operands.key, question.case.is_causal, None, None, "upper_left")

@@ -2,8 +2,9 @@
 
 On a GPU candidates are compiled first and read (`attngen.tune.cost`); what spills, doesn't fit or serializes is out,
 and the best by rank are timed. On the CPU the blocks of the path that the op takes are timed. Kernels are tuned one
-after the other, each with the tiles that were found for those before it. What was found is kept where an op that is
-loaded through `attngen.load` finds it; nothing else changes.
+after the other, each with the tiles that were found for those before it; those for Hopper last, which have to be faster
+than the plain ones. What was found is kept where an op that is loaded through `attngen.load` finds it; nothing else
+changes.
 """
 
 import os
@@ -11,15 +12,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
+from types import ModuleType
 
 import torch
 
 from attngen.audit import compile as audit
 from attngen.bench.grid import HIDDEN, TOKENS
 from attngen.bench.measure import clock_for
-from attngen.runtime.tiles import Tile, Tuned, digest_of, keep, this_machine
+from attngen.build import precision_of
+from attngen.runtime.tiles import HOPPER_KERNELS, Tile, Tuned, digest_of, keep, this_machine, tile_in
 from attngen.tune import cost
-from attngen.tune.candidates import KERNELS, NATIVE, PORTABLE, candidates
+from attngen.tune.candidates import KERNELS, NATIVE, PORTABLE, candidates, hopper_candidates
 from attngen.tune.search import Found, Progress, Question, Watch, search
 from attngen.verify.case import Case, DType, Form
 from attngen.verify.subject import Subject
@@ -42,15 +45,15 @@ class Wanted:
 
 
 def tune(subject: Subject, wanted: Wanted, progress: Progress, watch: Watch | None = None) -> Iterator[Found]:
-    """Search, question by question; what is better than the shipped tile is kept before the next one begins."""
+    """Search, question by question; what the op doesn't do by itself is kept before the next one begins."""
     assert subject.module is not None
     subject.module.TUNED.clear()
     watch = watch or Watch(clock_for(wanted.device), time.monotonic() + 60 * wanted.minutes)
     for question in questions(subject, wanted):
         if watch.now() > watch.end:
             return
-        found = search(subject, question, _tiles(wanted, question, watch, progress), watch, progress)
-        if found.is_better:
+        found = search(subject, question, _tiles(subject, wanted, question, watch, progress), watch, progress)
+        if found.is_news:
             _keep(subject, found, wanted.device)
         yield found
 
@@ -59,7 +62,9 @@ def questions(subject: Subject, wanted: Wanted) -> Iterator[Question]:
     """Every combination that is wanted, the kernels of one call together."""
     kernels = wanted.kernels or _kernels_of(subject, wanted.device)
     for dtype, width, masked, kernel in product(wanted.dtypes, wanted.head_dims, wanted.masks, kernels):
-        yield Question(kernel, _timed_case(subject, wanted, dtype, width, masked), _checks(dtype, width))
+        question = Question(kernel, _timed_case(subject, wanted, dtype, width, masked), _checks(dtype, width))
+        if kernel not in HOPPER_KERNELS or _is_served(subject.module, question):
+            yield question
 
 
 def _kernels_of(subject: Subject, device: str) -> tuple[str, ...]:
@@ -70,6 +75,15 @@ def _kernels_of(subject: Subject, device: str) -> tuple[str, ...]:
         return (NATIVE if native else PORTABLE,)
     names = [name.removeprefix(f"{subject.normalizer.name}_") for name in subject.module.KERNELS]
     return tuple(kernel for kernel in KERNELS if any(name.startswith(kernel) for name in names))
+
+
+def _is_served(module: ModuleType | None, question: Question) -> bool:
+    """Whether a kernel for Hopper of the module serves such calls on this GPU."""
+    if module is None or question.kernel not in getattr(module, "HOPPER_TILES", ()):
+        return False
+    one = torch.empty(1, 1, 1, question.case.d, dtype=getattr(torch, question.case.dtype))
+    call = module._call(one, one, question.case.is_causal, None, None, "upper_left")
+    return bool(module._on_hopper(question.kernel, one, one, one, call))
 
 
 def _timed_case(subject: Subject, wanted: Wanted, dtype: DType, width: int, masked: bool) -> Case:
@@ -93,16 +107,26 @@ def _checks(dtype: DType, width: int) -> tuple[Case, ...]:
     )
 
 
-def _tiles(wanted: Wanted, question: Question, watch: Watch, progress: Progress) -> tuple[Tile, ...]:
+def _tiles(
+    subject: Subject, wanted: Wanted, question: Question, watch: Watch, progress: Progress
+) -> tuple[Tile, ...]:  # fmt: skip
     """On a GPU the best by their machine code, without what is wrong with any; else all."""
-    itemsize = 4 if question.case.dtype == "float32" else 2
+    assert subject.module is not None
     if wanted.device == "cpu":
-        return candidates(question.kernel, itemsize)
+        itemsize = 4 if question.case.dtype == "float32" else 2
+        for_hopper = hopper_candidates(subject.module, question.kernel, question.case.d)
+        return for_hopper or candidates(question.kernel, itemsize)
     case = audit.Case(question.case.d, question.case.dtype, question.case.is_causal)
     target = "gfx942" if torch.version.hip else cost.target_of(torch.cuda.get_device_capability())
-    asked = cost.Question(question.kernel, target, case)
-    outcomes = cost.ranked((wanted.spec,), asked, (), max(1, (os.cpu_count() or 2) // 2), _compiling(watch, progress))
-    return _promising(outcomes)
+    asked = cost.Question(question.kernel, target, case, precision_of(subject.module))
+    return tiles_of_gpu(wanted.spec, subject.module, asked, _compiling(watch, progress))
+
+
+def tiles_of_gpu(spec: str, module: ModuleType, asked: cost.Question, told: cost.Progress) -> tuple[Tile, ...]:
+    """The best by their machine code, without what is wrong with any. The shipped tile for Hopper comes first."""
+    shipped = hopper_candidates(module, asked.kernel, asked.case.head_dim)[:1]
+    outcomes = cost.ranked((spec,), asked, (), max(1, (os.cpu_count() or 2) // 2), told)
+    return tuple(dict.fromkeys((*shipped, *_promising(outcomes))))
 
 
 def _promising(outcomes: tuple[cost.Outcome, ...]) -> tuple[Tile, ...]:
@@ -135,4 +159,4 @@ def _keep(subject: Subject, found: Found, device: str) -> None:
         found.best.tile, found.best.times.median, found.shipped.times.median, case.n_k,
     )  # fmt: skip
     keep(subject.normalizer.name, (entry,))
-    module.TUNED[entry.place] = module.Tile(*entry.tile)
+    module.TUNED[entry.place] = tile_in(module, entry.kernel, entry.tile)

@@ -1,4 +1,4 @@
-"""Tiles of the kernels for Hopper, timed beside the plain kernels.
+"""Tiles of the kernels for Hopper, those that `attngen tune` would time, beside the plain kernels.
 
     python -m benchmarks.gpu.hopper_tiles DEVICE FILE SPEC...
 
@@ -11,40 +11,30 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor
 
 from attngen import api, catalog
+from attngen.audit import compile as audit
 from attngen.bench.contend import Ready, enter, expected, task_of
 from attngen.bench.grid import HIDDEN, TOKENS, Cell
 from attngen.bench.measure import Effort, Run, Times, clock_for, interleaved
 from attngen.bench.peer import Attention, Peer, Task
 from attngen.bench.subject import subject
 from attngen.build import Build
+from attngen.runtime.tiles import PLAIN, Tile, overrides_of
+from attngen.tune.candidates import hopper_candidates, tile_text
+from attngen.tune.cost import Question
+from attngen.tune.session import tiles_of_gpu
 from attngen.verify.case import Case
 
-# Queries of a warpgroup, keys, slots of the rings, elements per reciprocal, and how many warpgroups compute: two beside
-# one that loads, or one that loads itself.
-Tile = tuple[int, int, int, int, int]
-PLAIN = "plain"
-FORWARD: dict[int, tuple[Tile, ...]] = {
-    64: (
-        (64, 128, 3, 4, 2), (64, 128, 3, 2, 2), (64, 128, 2, 4, 2), (64, 64, 4, 4, 2), (64, 64, 4, 2, 2),
-        (64, 64, 6, 4, 2), (64, 128, 2, 4, 1), (64, 64, 2, 4, 1),
-    ),
-    128: (
-        (64, 128, 2, 2, 2), (64, 128, 2, 4, 2), (64, 64, 4, 2, 2), (64, 64, 3, 2, 2), (64, 64, 4, 4, 2),
-        (64, 64, 2, 2, 1),
-    ),
-}  # fmt: skip
-BACKWARD: dict[int, tuple[Tile, ...]] = {
-    64: ((64, 64, 3, 4, 2), (64, 64, 3, 2, 2), (64, 64, 2, 4, 2), (64, 64, 4, 4, 2)),
-    128: ((64, 64, 2, 2, 2), (64, 64, 2, 4, 2)),
-}
-TABLES = {"forward": ("HOPPER_TILES", FORWARD), "backward": ("HOPPER_BACKWARD_TILES", BACKWARD)}
+KERNELS = {"forward": "forward_hopper", "backward": "backward_hopper"}
+HEAD_DIMS = (64, 128)
 LENGTHS = (2048, 8192)
 MOST_ERROR = 0.02  # of the largest element; bfloat16 gives a few thousandths
 
@@ -53,11 +43,9 @@ def cells_of(spec: str, device: str) -> Iterator[Cell]:
     if device == "cpu":
         yield Cell(spec, Case(kv_heads=2, n_q=48, n_k=48, d=64, d_v=64), "forward")
         return
-    for way, n, masked in product(TABLES, LENGTHS, (False, True)):
-        for d in TABLES[way][1]:
-            heads = HIDDEN // d
-            yield Cell(spec, Case(batch=TOKENS // n, kv_heads=heads, n_q=n, n_k=n, d=d, d_v=d, dtype="bfloat16",
-                                  is_causal=masked), way)  # type: ignore[arg-type]  # fmt: skip
+    for way, n, masked, d in product(KERNELS, LENGTHS, (False, True), HEAD_DIMS):
+        yield Cell(spec, Case(batch=TOKENS // n, kv_heads=HIDDEN // d, n_q=n, n_k=n, d=d, d_v=d, dtype="bfloat16",
+                              is_causal=masked), way)  # type: ignore[arg-type]  # fmt: skip
 
 
 class Log:
@@ -107,16 +95,16 @@ def measured(cell: Cell, device: str, log: Log) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Contender:
-    """An op, and the tile that it has while it runs: an entry of its module's table, or None."""
+    """The op that is built for Hopper, and what its module's OVERRIDES say while it runs."""
 
     name: str
     op: Callable[..., Tensor]
-    entry: tuple[dict[tuple[int, int], Any], int, Any] | None = None
+    overrides: dict[str, Any]
 
     def choose(self) -> None:
-        if self.entry is not None:
-            table, width, tile = self.entry
-            table[width, width] = tile
+        table = sys.modules[self.op.__module__].OVERRIDES
+        table.clear()
+        table.update(self.overrides)
 
     def prepare(self, task: Task) -> Attention:
         inputs, is_causal = task.drawn.operands.inputs, task.cell.case.is_causal
@@ -133,15 +121,23 @@ class Contender:
 
 
 def contenders(task: Task) -> tuple[Contender, ...]:
-    """The plain op, and the one for Hopper with each tile of the call's kernel, the shipped one first."""
-    for_hopper = api.load_text(catalog.read(task.spec), {}, Build("hopper"))
-    module = sys.modules[for_hopper.__module__]
-    name, tiles = TABLES[task.cell.direction]
-    width, table = task.cell.case.d, getattr(module, name, {})
-    shapes = {2, 1} if any(kernel.endswith("_solo") for kernel in module.KERNELS) else {2}
-    served = [tile for tile in tiles[width] if tile[-1] in shapes] if (width, width) in table else []
-    others = (Contender(str(tile), for_hopper, (table, width, module.HopperTile(*tile))) for tile in served)
-    return (Contender(PLAIN, task.op), *others)
+    """The plain kernels, and that for Hopper with each tile, the shipped one first."""
+    op = api.load_text(catalog.read(task.spec), {}, Build("hopper"))
+    module, kernel = sys.modules[op.__module__], KERNELS[task.cell.direction]
+    served = tiles_of(task.spec, module, kernel, task.cell.case.d, task.device)
+    if not served:
+        return (Contender(tile_text(PLAIN), op, {}),)
+    tiles = {tile_text(PLAIN): PLAIN} | {str(tile): tile for tile in served}
+    return tuple(Contender(name, op, overrides_of(module, kernel, tile)) for name, tile in tiles.items())
+
+
+@cache
+def tiles_of(spec: str, module: ModuleType, kernel: str, head_dim: int, device: str) -> tuple[Tile, ...]:
+    """As `attngen tune` finds them before it times any. On a CPU a few: nothing is compiled there."""
+    found = hopper_candidates(module, kernel, head_dim)
+    if device == "cpu" or not found:
+        return found[:4]
+    return tiles_of_gpu(spec, module, Question(kernel, "sm_90", audit.Case(head_dim)), lambda done, of: True)
 
 
 def main() -> None:

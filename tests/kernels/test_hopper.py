@@ -38,7 +38,7 @@ def op(name: str) -> tuple[ModuleType, Normalizer]:
 def row_of_forward(name: str, case: Case) -> Row:
     module, normalizer = op(name)
     (row,) = map(row_of, compile_launches(TARGETS["sm_90"], case, partial(launch_forward, module, normalizer, case)))
-    tile = module.HOPPER_TILES[case.head_dim, case.value_dim or case.head_dim]
+    tile = module.HOPPER_TILES["forward_hopper"][case.head_dim, case.value_dim or case.head_dim]
     solo = "_solo" if tile.consumers == 1 else ""
     assert row.kernel == f"{name}_forward_hopper{solo}"
     return row

@@ -52,7 +52,7 @@ def error_of(built: Compilation, case: Case, seed: int = 0, tile: Tile | None = 
     with pytest.MonkeyPatch.context() as patch:
         if tile is not None:
             module = load_module(built)
-            patch.setitem(module.HOPPER_TILES, (case.d, case.d_v), module.HopperTile(*tile))
+            patch.setitem(module.OVERRIDES, "forward_hopper", module.HopperTile(*tile))
         out = emulated(built, lambda: tested.run(drawn.operands, case.call), seed)
     error = float((out.double() - expected.exact["out"]).abs().amax()) / expected.tolerance["out"]
     return error if error == error else float("inf")
@@ -105,7 +105,7 @@ def test_output_of_other_head_dims(name: str, d: int, d_v: int) -> None:
 
 
 def test_sums_of_values_and_several_sums_are_of_fewer_channels() -> None:
-    assert (256, 256) not in load_module(compilation("affine_scaled")).HOPPER_TILES
+    assert (256, 256) not in load_module(compilation("affine_scaled")).HOPPER_TILES["forward_hopper"]
 
 
 def test_output_of_the_longest_formulas() -> None:

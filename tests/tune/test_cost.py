@@ -94,6 +94,9 @@ def test_the_command_line() -> None:
     [
         (("softmax", "--compile-only", "--target", "sm_1"), "'sm_1' is not one of"),
         (("softmax", "--tile", "64,64"), "QUERIES,KEYS,WARPS,STAGES"),
+        (("softmax", "--compile-only", "--kernel", "forward_hopper"), "those of --kernels hopper, on sm_90"),
+        (("softmax", "--compile-only", "--kernels", "hopper", "--tile", "64,64,4,3"), "is no tile of forward_hopper"),
+        (("softmax", "--device", "cpu", "--kernel", "forward"), "--kernel is for GPUs"),
         (("softmax", "--device", "cuda"), "--compile-only ranks tiles without one"),
     ],
 )

@@ -197,8 +197,9 @@ def test_candidates_of_a_gpu_are_compiled_first(spoiled: bool, monkeypatch: pyte
     monkeypatch.setattr(cost, "ranked", ranked)
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
     wanted = Wanted("sigmoid", "cuda", ("bfloat16",), (64,), 1.0)
-    question = next(questions(subject_of("sigmoid"), wanted))
-    tiles = session._tiles(wanted, question, Watch(CpuClock(), 1e9), lambda what, done, of: None)
+    subject = subject_of("sigmoid")
+    question = next(questions(subject, wanted))
+    tiles = session._tiles(subject, wanted, question, Watch(CpuClock(), 1e9), lambda what, done, of: None)
     first = 2 if spoiled else 3
     assert [tile[0] // 16 for tile in tiles[:4]] == [first, 19, first + 1, 18]
     assert len(tiles) == session.TIMED
