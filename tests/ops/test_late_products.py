@@ -9,7 +9,7 @@ import torch
 from attngen.pipeline import compile_spec
 from tests.ops.formulas import FORMULAS
 from tests.ops.oracle import Mask
-from tests.ops.subject import Case, Load, Subject, check
+from tests.ops.subject import Case, Load, Subject, check, draw
 
 # No tile, one, some; tiles that are wholly visible alone, before, behind and between those at edges; empty rows.
 CASES = (
@@ -34,6 +34,28 @@ def test_weights_of_16_bits(load: Load, monkeypatch: pytest.MonkeyPatch) -> None
     module: Any = inspect.getmodule(load("softplus_l1"))
     monkeypatch.setattr(module, "BEHIND", {("sm_90", 64, 2)})
     check(Subject(load, FORMULAS["softplus_l1"], kernels=True), CASES[1], torch.float16, 30.0)
+
+
+@pytest.mark.parametrize("width", [3, 20])  # no tile is wholly visible; some are
+def test_values_that_are_not_finite_reach_the_same_rows(
+    width: int, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The zeros that meet values first are no exception: what they meet, all rows see."""
+    module: Any = inspect.getmodule(load("softmax"))
+    subject, case = (
+        Subject(load, FORMULAS["softmax"], kernels=True),
+        Case(n_q=65, n_k=65, mask=Mask(window=(width, width))),
+    )
+    tensors, _ = draw(subject.formula, case, torch.float32)
+    query, key, value = (tensors[name] for name in ("query", "key", "value"))
+    reached = []
+    value[0, 0, 4 * torch.arange(16), torch.arange(16)] = float("inf")
+    for rows in (set(), {("sm_90", 64, 4)}):
+        monkeypatch.setattr(module, "BEHIND", rows)
+        with subject.running(case) as op:
+            reached.append(op(query, key, value, **case.mask.arguments()).isfinite())
+    assert torch.equal(*reached)
+    assert reached[0].any()
 
 
 def test_weights_that_are_the_same_for_all_rows_wait_for_nothing() -> None:
