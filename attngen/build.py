@@ -1,5 +1,5 @@
 """What a module is built for: a target and a precision. ATTNGEN_TARGET and ATTNGEN_PRECISION say it where nobody else
-does, and are read here alone.
+does, and are read here alone; an empty one says nothing.
 
 `hopper` adds the kernels for Hopper, which a call then takes on such a GPU. They are compiled and their machine code is
 read, but they have not been run: so they are never the default. `fast` takes logistic functions and tanh from
@@ -34,7 +34,7 @@ def chosen_build() -> Build:
 
 
 def _chosen(what: str, kind: Any) -> Any:
-    asked = os.environ.get(VARIABLES[what], getattr(DEFAULT, what))
+    asked = os.environ.get(VARIABLES[what]) or getattr(DEFAULT, what)
     if asked not in get_args(kind):
         raise ValueError(f"{VARIABLES[what]} is '{asked}'; it should be one of {', '.join(get_args(kind))}")
     return asked

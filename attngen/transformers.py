@@ -22,6 +22,7 @@ from transformers.masking_utils import causal_mask_function, sdpa_mask
 
 from attngen import catalog, ir
 from attngen.api import load_text, request_digest
+from attngen.build import Build, chosen_build
 from attngen.masking import SEEN, masked
 from attngen.spec.lower import read_spec
 
@@ -134,16 +135,16 @@ def _declared(spec: str) -> tuple[tuple[str, bool, tuple[ir.Axis, ...] | None], 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _built(spec: str, statics: Statics, axes: tuple[ir.Axis, ...] | None) -> str:
     """The name among `_OPS` of the op, with a mask over the axes if there are any."""
-    return _made(_SPECS[spec], statics, axes)
+    return _made(_SPECS[spec], statics, axes, chosen_build())
 
 
 @functools.cache
-def _made(registered: _Registered, statics: Statics, axes: tuple[ir.Axis, ...] | None) -> str:
+def _made(registered: _Registered, statics: Statics, axes: tuple[ir.Axis, ...] | None, build: Build) -> str:
     text, values = registered.text, dict(registered.statics) | dict(statics)
     if axes is not None:
         text, values = catalog.SpecText(text.path, masked(read_spec(text.text, text.path, values), axes)), {}
-    name = request_digest(text, values)
-    setattr(_OPS, name, load_text(text, values))
+    name = request_digest(text, values, build)
+    setattr(_OPS, name, load_text(text, values, build))
     return name
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from attngen import ir
 from attngen.api import load_text
+from attngen.build import chosen_build
 from attngen.catalog import SpecText
 from attngen.diagnostics import InternalError, SpecError
 from attngen.dynamo import agree
@@ -194,7 +195,7 @@ def _static_atoms(lifted: Lifted, again: Lifted | None) -> set[str]:
 def _built(spec: str) -> Callable[..., Any]:
     """The op of the spec, from the disk if it was built before."""
     try:
-        return load_text(SpecText("<lifted>", spec), {})
+        return load_text(SpecText("<lifted>", spec), {}, chosen_build())
     except (SpecError, InternalError) as error:
         raise NotLifted(f"the formula can't be compiled: {str(error).splitlines()[0]}") from error
 

@@ -1,5 +1,6 @@
 """The ways into torch.compile, and what is told of a compilation."""
 
+import inspect
 import logging
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import attngen
+import attngen.transformers as models
+from attngen.dynamo import fuse
 from attngen.dynamo.backend import AttngenPass
 from attngen.pipeline import compile_spec
 from tests.dynamo.conftest import compiled_like_eager, results
@@ -121,3 +124,12 @@ def test_importing_attngen_leaves_the_compiler_alone() -> None:
     program = "import attngen, sys; print('torch' in sys.modules, 'explain_compile' in attngen.__all__)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+def test_lifted_ops_and_those_of_models_are_built_as_the_environment_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTNGEN_PRECISION", "fast")
+    for op in (
+        fuse._built("name: lifted\nweights: sigmoid(s)\n"),
+        getattr(models._OPS, models._built("sigmoid", (), None)),
+    ):
+        assert hasattr(inspect.getmodule(op), "_takes_fast_forms")

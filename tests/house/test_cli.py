@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from attngen import catalog
 from attngen.api import request_digest
-from attngen.build import chosen_build
+from attngen.build import VARIABLES, Build, chosen_build
 from attngen.cli import FORMATS, main
 from attngen.diagnostics import InternalError
 from attngen.explain import render
@@ -106,6 +106,12 @@ def test_a_precision_that_is_not_known_is_wrong_use(monkeypatch: pytest.MonkeyPa
     found = run("audit", "softmax")
     assert found.exit_code == 2
     assert "ATTNGEN_PRECISION is 'half'; it should be one of exact, fast" in found.stderr
+
+
+def test_an_empty_variable_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in VARIABLES.values():
+        monkeypatch.setenv(variable, "")
+    assert chosen_build() == Build()
 
 
 def test_a_mistake_in_one_spec_leaves_everything_unwritten(tmp_path: Path, wrong: Path) -> None:
