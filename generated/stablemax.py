@@ -620,6 +620,7 @@ def _constants(kernel: str, query: Tensor, value: Tensor, call: Call) -> dict[st
         "CUDA": not _interpreted() and triton.runtime.driver.active.get_current_target().backend == "cuda",
         "num_warps": tile.num_warps,
         "num_stages": tile.num_stages,
+        "enable_fp_fusion": True,  # products with sums are one instruction; Triton 3.10 wants to be asked
     }
 
 
@@ -1894,7 +1895,7 @@ def _on_native(tensor: Tensor) -> bool:
     """Whether the native kernels serve a call. Of float64 only the portable implementation is precise enough."""
     if tensor.device.type != "cpu" or tensor.dtype == torch.float64 or _interpreted():
         return False
-    return os.environ.get("ATTNGEN_CPU", _CPU) == "native" and _native() is not None
+    return (os.environ.get("ATTNGEN_CPU") or _CPU) == "native" and _native() is not None
 
 
 def _product_type(tensor: Tensor) -> torch.dtype:

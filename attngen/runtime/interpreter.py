@@ -26,7 +26,7 @@ from attngen.runtime.replaced import replaced
 
 Namespace = dict[str, Any] | type  # a module's globals, or a class
 
-LAUNCH_OPTIONS = frozenset({"num_warps", "num_stages", "num_ctas", "maxnreg"})
+LAUNCH_OPTIONS = frozenset({"num_warps", "num_stages", "num_ctas", "maxnreg", "enable_fp_fusion"})
 
 _interpreted: dict[int, tuple[Any, Any]] = {}  # id of a compiled function -> itself, which keeps the id alive, and ours
 

@@ -37,7 +37,9 @@ def op(name: str) -> tuple[ModuleType, Normalizer]:
 
 def row_of_forward(name: str, case: Case) -> Row:
     module, normalizer = op(name)
-    (row,) = map(row_of, compile_launches(TARGETS["sm_90"], case, partial(launch_forward, module, normalizer, case)))
+    (launched,) = compile_launches(TARGETS["sm_90"], case, partial(launch_forward, module, normalizer, case))
+    assert launched.constants["enable_fp_fusion"]  # not the default of every Triton
+    row = row_of(launched)
     tile = module.HOPPER_TILES["forward_hopper"][case.head_dim, case.value_dim or case.head_dim]
     solo = "_solo" if tile.consumers == 1 else ""
     assert row.kernel == f"{name}_forward_hopper{solo}"
@@ -165,3 +167,4 @@ def test_other_calls_are_left_to_the_others(target: str, shape: tuple[int, ...],
 
     (launched,) = compile_launches(TARGETS[target], Case(64), launch)
     assert launched.name == "softmax_forward"
+    assert launched.constants["enable_fp_fusion"]
