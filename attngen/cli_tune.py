@@ -125,12 +125,12 @@ def _compiled(
 def ranking(outcomes: Iterable[cost.Outcome]) -> str:
     """A line per tile, the best first."""
     named = "regs  shared  CTAs  warps/scheduler  waits/HGMMA  instructions/score  problems"
-    lines = [f"{'tile':36}{named}"]
+    lines = [f"{'tile':40}{named}"]
     for o in outcomes:
         needs = f"{o.registers:6}{o.shared / 1024:8.1f}{o.ctas:6}{o.warps_per_scheduler:17g}"
         more = " ..." if len(o.problems) > 3 else ""
         speed = f"{o.waits:13.2f}{o.per_score:20.1f}"
-        lines.append(f"{tile_text(o.tile):34}{needs}{speed}  {', '.join(o.problems[:3])}{more}".rstrip())
+        lines.append(f"{tile_text(o.tile):38}{needs}{speed}  {', '.join(o.problems[:3])}{more}".rstrip())
     return "\n".join(lines) + "\n"
 
 
