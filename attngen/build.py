@@ -1,11 +1,11 @@
 """What a module is built for: a target and a precision. ATTNGEN_TARGET and ATTNGEN_PRECISION say it where nobody else
 does, and are read here alone; an empty one says nothing.
 
-`hopper` adds the kernels for Hopper, which a call then takes on such a GPU unless `attngen tune` found the plain ones to
-be faster. They are compiled and their machine code is read, but they have not been run: so they are never the default.
-`fast` takes logistic functions and tanh from `tanh.approx` where inputs have 16 bits and the GPU is NVIDIA's. Its
-relative error is up to 2^-11, so that a logistic weight errs by up to 2.4e-4 whatever it is, which is half of a weight of
-1/2048: it is never the default either.
+`hopper` adds the kernels for Hopper, which a call then takes on such a GPU unless `attngen tune` found the plain ones
+to be faster. They are compiled and their machine code is read, but they have not been run: so they are never the
+default. `fast` takes logistic functions and tanh from `tanh.approx` where inputs have 16 bits and the GPU is NVIDIA's.
+Its relative error is up to 2^-11, so that a logistic weight errs by up to 2.4e-4 whatever it is, which is half of a
+weight of 1/2048: it is never the default either.
 """
 
 import os
