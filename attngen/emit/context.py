@@ -178,6 +178,11 @@ class HopperWalk:
     products: tuple[HopperProduct, ...]
     rescales: tuple[str, ...]
 
+    @property
+    def hides_scores(self) -> bool:
+        """Whether a score of minus infinity may stand for a hidden one: the only pivot is their own maximum."""
+        return [(pivot.exponent, pivot.neutral) for pivot in self.text.pivots] == [("qk", "0.0")]
+
 
 @dataclass(frozen=True, slots=True)
 class TileStep:

@@ -1,9 +1,9 @@
 """`tl.inline_asm_elementwise` in Triton's interpreter, by a table from PTX instruction to numpy function.
 
-A text is one instruction with one output, or a block `{ .reg ..; ..; }` of several, which may take `pack` elements of
-a thread at a time. The packed forms (bf16x2) need nothing special, since the operands arrive as elements, not as pairs.
-Results are exact where the hardware approximates, so what an approximation costs shows on a GPU alone; but for tanh and
-logarithms, which are as far off as PTX allows.
+A text is one instruction with one output, whose operand may be of two halves, or a block `{ .reg ..; ..; }` of several,
+which may take `pack` elements of a thread at a time. The packed forms (bf16x2) need nothing special, since the operands
+arrive as elements, not as pairs. Results are exact where the hardware approximates, so what an approximation costs
+shows on a GPU alone; but for tanh and logarithms, which are as far off as PTX allows.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,9 +11,9 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+from triton.runtime.interpreter import InterpreterBuilder
 
-from attngen.runtime.interpreter_precision import Array, decode, encode, is_encoded
+from attngen.runtime.interpreter_precision import Array, decode, encode
 
 Emulation = Callable[..., Array]
 
@@ -34,6 +34,16 @@ def _lg2_approx(x: Array) -> Array:
     return nearest.astype(np.float32)
 
 
+def _moved(x: Array, *high: Array) -> Array:
+    """x, or the number whose lower half x is."""
+    return x | high[0].astype(np.uint32) << 16 if high else x
+
+
+def _selected(x: Array, y: Array, condition: Array) -> Array:
+    selected: Array = np.where(condition, x, y)
+    return selected
+
+
 INLINE_ASM: Mapping[str, Emulation] = MappingProxyType(
     {
         "tanh.approx": _tanh_approx,
@@ -46,13 +56,15 @@ INLINE_ASM: Mapping[str, Emulation] = MappingProxyType(
         "cos.approx": np.cos,
         "div.full": np.divide,
         "fma.rn": lambda x, y, z: x * y + z,
-        "mov": lambda x: x,
+        "mov": _moved,
         "add": np.add,
         "mul": np.multiply,
         "neg": np.negative,
         "min.NaN": np.minimum,
         "min": np.fmin,
         "max": np.fmax,
+        "setp.lt.u32": lambda x, y: x.astype(np.uint32) < y.astype(np.uint32),
+        "selp": _selected,
     }
 )
 
@@ -61,13 +73,10 @@ def emulate_inline_asm(table: Mapping[str, Emulation] = INLINE_ASM) -> None:
     """Let assembly run whose instructions begin with keys of `table`; other texts are a NotImplementedError."""
 
     def create_inline_asm(self: Any, text: str, _constraints: str, operands: list[Any], *rest: Any) -> Any:
-        pack: int = rest[-1]  # behind the result types and whether the text is pure
+        (result,), _is_pure, pack = rest
         with np.errstate(all="ignore"):
             values = _evaluated(text, pack, table, *map(decode, operands))
-        dtype = operands[0].dtype.scalar
-        if is_encoded(operands[0]):
-            return _Results([encode(values, dtype)])
-        return _Results([TensorHandle(values.astype(operands[0].data.dtype), dtype)])
+        return _Results([encode(values, result.scalar)])
 
     InterpreterBuilder.create_inline_asm = create_inline_asm
 
@@ -76,17 +85,18 @@ def _evaluated(text: str, pack: int, table: Mapping[str, Emulation], *operands: 
     instructions = [part.strip() for part in text.strip(" {}\n").split(";") if part.strip()]
     if len(instructions) == 1:
         return _emulation(instructions[0], table)(*operands)
-    (operand,) = operands
-    places = _by_thread(operand.shape).reshape(-1, pack)
-    values: dict[str, Any] = {f"${pack + n}": operand.reshape(-1)[places[:, n]] for n in range(pack)}
+    shape = operands[0].shape
+    places = _by_thread(shape).reshape(-1, pack)
+    given = (operand.reshape(-1)[places[:, n]] for operand in operands for n in range(pack))
+    values: dict[str, Any] = {f"${number}": operand for number, operand in enumerate(given, start=pack)}
     for instruction in instructions:
         if not instruction.startswith(".reg"):
             opcode, arguments = instruction.split(None, 1)
             result, *sources = (name.strip() for name in arguments.split(","))
             values[result] = _emulation(opcode, table)(*(_value(name, values) for name in sources))
-    results = np.empty(operand.size, values["$0"].dtype)
+    results = np.empty(places.size, values["$0"].dtype)
     results[places] = np.stack([values[f"${n}"] for n in range(pack)], axis=-1)
-    return results.reshape(operand.shape)
+    return results.reshape(shape)
 
 
 def _by_thread(shape: tuple[int, ...]) -> Array:
@@ -105,7 +115,7 @@ def _value(name: str, values: Mapping[str, Array]) -> Array:
 
 def _emulation(instruction: str, table: Mapping[str, Emulation]) -> Emulation:
     for name, function in table.items():
-        if instruction.startswith(name + "."):
+        if f"{instruction.split()[0]}.".startswith(f"{name}."):
             return function
     raise NotImplementedError(f"no emulation for the inline assembly {instruction!r}; known: {', '.join(table)}")
 

@@ -40,7 +40,9 @@ def decode(handle: Any) -> Array:
 
 
 def encode(values: Array, dtype: Any) -> Any:
-    """A handle of the low-precision type `dtype` that holds `values`, rounded."""
+    """A handle of the type `dtype` that holds `values`, rounded."""
+    if dtype not in _TORCH_FORMAT:
+        return TensorHandle(values.astype(triton_interpreter._get_np_dtype(dtype)), dtype)
     rounded = torch.tensor(np.asarray(values, dtype=np.float32))
     if dtype != tl.bfloat16:
         largest = torch.finfo(_TORCH_FORMAT[dtype]).max
@@ -109,7 +111,7 @@ def _repair_casts(builder: Any) -> None:
         if target in _TORCH_FORMAT:
             return encode(decode(source), target)
         if is_encoded(source):
-            return TensorHandle(decode(source).astype(triton_interpreter._get_np_dtype(target)), target)
+            return encode(decode(source), target)
         return cast_impl(self, source, target_type)
 
     def repaired_fp_to_fp(self: Any, source: Any, target_type: Any, rounding: Any) -> Any:
