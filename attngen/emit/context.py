@@ -186,10 +186,12 @@ class HopperWalk:
 
 @dataclass(frozen=True, slots=True)
 class TileStep:
-    """Formulas of a tile: the vectors of rows that they read, what else they take from outside, lines, and a result."""
+    """Formulas of a tile: the vectors of rows that they read, what else they take from outside, those of it that are
+    vectors of keys, lines, and a result."""
 
     rows: tuple[str, ...]
     given: tuple[str, ...]
+    columns: tuple[str, ...]
     lines: tuple[str, ...]
     result: str
 

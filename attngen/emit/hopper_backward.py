@@ -11,15 +11,22 @@ from collections.abc import Iterable
 from attngen.emit.context import HopperBackward, KeyText, Section, TileStep
 from attngen.emit.lines import computed, read
 
-# Found by reading spills, by head dim: lines of weights, and tiles that gradients need beside the second product.
+# Found by reading spills, by head dim: lines of weights; the same where logistic functions share reciprocals, for which
+# several scores of a thread have to be there; tiles that gradients need beside the second product; and these twice with
+# the vectors beside them, of rows for the gradients and of keys.
 MOST_LINES = {64: 10, 128: 8}
+MOST_LINES_SHARING = {64: 5, 128: 3}
 MOST_WAITING = {64: 3, 128: 2}
+MOST_BESIDE = {64: 11, 128: 6}
 # Beyond these the second product starts behind the weights: at head dim 64, lines of weights, and vectors of rows
-# beside as many waiting tiles as there may be; at head dim 128, lines of weights beside a waiting tile.
+# beside as many waiting tiles as there may be; at head dim 128, lines of weights beside a waiting tile, and vectors of
+# keys.
 MOST_LINES_EARLY, MOST_VECTORS_EARLY = 8, 2
 MOST_LINES_BESIDE = 3
+MOST_OF_KEYS_EARLY = 1
 EARLY_BESIDE_SUMS = 64  # where there are vectors of rows: sums of inputs' gradients need two registers more
 _LONG = re.compile(r"tl\.exp2\(|(?<!\w)_(?!square)\w+\(")  # functions that need registers of their own
+_SHARING = re.compile(r"(?<!\w)_\w+_shared\(")
 _BRANCHING = re.compile(r"(?<!\w)_(sin|cos)\(")
 
 
@@ -32,7 +39,8 @@ def backward_text(key: KeyText, dp: str, row_values: Iterable[str], dq_factor: s
     late = _depending((), tile, {dp})
     early = tuple(line for line in tile if line not in late)
     vectors = {*row_values, *_vectors(main), *map(computed, rows)}
-    weights, gradients = _step(early, main.weight, vectors, {"qk"}), _step(late, main.dqk, vectors, {dp})
+    outside = vectors, _columns(main)
+    weights, gradients = _step(early, main.weight, outside, {"qk"}), _step(late, main.dqk, outside, {dp})
     kept = tuple(name for name in gradients.given if name in {"qk", *map(computed, early)} - {main.weight})
     through = tuple(dict.fromkeys((*weights.rows, *gradients.rows)))
     before_rows = _leading_to((*rows, *through), main.outer)
@@ -51,7 +59,8 @@ def _order(weights: TileStep, gradients: TileStep, kept: tuple[str, ...], vector
     lines, waiting = len(weights.lines), len(_waiting(weights, gradients, kept))
     if lines > MOST_LINES_EARLY or (waiting == MOST_WAITING[64] and vectors > MOST_VECTORS_EARLY):
         return 0, True
-    if waiting < 2 and (not kept or (lines <= MOST_LINES_BESIDE and len(weights.rows) <= 1)):
+    has_room = waiting < 2 and len(_of_keys(weights, gradients)) <= MOST_OF_KEYS_EARLY
+    if has_room and (not kept or (lines <= MOST_LINES_BESIDE and len(weights.rows) <= 1)):
         return 128, False
     return 64, waiting > 1 or lines >= MOST_LINES_BESIDE
 
@@ -61,22 +70,38 @@ def _waiting(weights: TileStep, gradients: TileStep, kept: tuple[str, ...]) -> s
     return {*kept} | {weights.result} & {*gradients.given}
 
 
+def _of_keys(weights: TileStep, gradients: TileStep) -> set[str]:
+    """Vectors of keys, which stay in registers all the time."""
+    return {*weights.columns, *gradients.columns}
+
+
 def fits(backward: HopperBackward, head_dim: int) -> bool:
     """Whether registers hold dK, dV and what a tile's formulas need."""
     weights, gradients = backward.weights, backward.gradients
     waiting = len(_waiting(weights, gradients, backward.kept))
-    is_long = any(_LONG.search(line) for line in (*gradients.lines, gradients.result))
-    in_place = len(weights.lines) <= MOST_LINES[head_dim] and waiting <= MOST_WAITING[head_dim]
-    branches = any(_BRANCHING.search(line) for line in (*weights.lines, *gradients.lines))
+    beside = 2 * waiting + len(gradients.rows) + len(_of_keys(weights, gradients))
+    most_lines = (MOST_LINES_SHARING if any(map(_SHARING.search, weights.lines)) else MOST_LINES)[head_dim]
+    in_place = (
+        len(weights.lines) <= most_lines and waiting <= MOST_WAITING[head_dim] and beside <= MOST_BESIDE[head_dim]
+    )
+    is_long = any(map(_LONG.search, (*gradients.lines, gradients.result)))
+    branches = any(map(_BRANCHING.search, (*weights.lines, *gradients.lines)))
     return in_place and not branches and (head_dim <= 64 or waiting < 2 or not is_long)
 
 
-def _step(lines: tuple[str, ...], result: str, vectors: set[str], own: set[str]) -> TileStep:
-    """What lines read beside `own` and what they compute themselves: vectors of rows, and the rest."""
-    known = {*own, *map(computed, lines)}
-    given = [name for name in read((*lines, result)) if name not in known]
-    rows = tuple(name for name in given if name in vectors)
-    return TileStep(rows, tuple(name for name in given if name not in vectors), lines, result)
+def _step(lines: tuple[str, ...], result: str, outside: tuple[set[str], set[str]], own: set[str]) -> TileStep:
+    """What lines read beside `own` and what they compute themselves; `outside` are vectors of rows and of keys."""
+    known, (of_rows, of_keys) = {*own, *map(computed, lines)}, outside
+    read_there = [name for name in read((*lines, result)) if name not in known]
+    rows = tuple(name for name in read_there if name in of_rows)
+    given = tuple(name for name in read_there if name not in of_rows)
+    return TileStep(rows, given, tuple(name for name in given if name in of_keys), lines, result)
+
+
+def _columns(main: Section) -> set[str]:
+    """The vectors of keys that a tile's lines may read."""
+    first = {"j", *(f"{use.name}_in" for use in main.uses.inputs if use.level == "key")}
+    return first | {*map(computed, _depending((), main.outer, first))}
 
 
 def _vectors(main: Section) -> set[str]:

@@ -72,6 +72,21 @@ def test_gradients_of_inputs_come_with_the_others(monkeypatch: pytest.MonkeyPatc
     assert launches == 1
 
 
+MOMENTS = """
+name: moments
+inputs: {g: {shape: [key]}, b: {shape: [key]}}
+let: {m: mean(s), v: mean((s - m) ** 2)}
+weights: g * (s - m) / sqrt(v + 1) + b
+"""
+POWER = "{name: raised, inputs: {p: {shape: [head]}}, weights: softplus(s) ** p / sum(softplus(s) ** p)}"
+
+
+@pytest.mark.parametrize(("text", "served"), [(SUMMED, {64, 128}), (MOMENTS, {64}), (POWER, set())])
+def test_formulas_that_registers_do_not_hold_are_left_to_the_others(text: str, served: set[int]) -> None:
+    module = load_module(compile_spec(text, "made_up.yaml", build=Build("hopper")))
+    assert set(module.HOPPER_TILES.get("backward_hopper", {})) & {(64, 64), (128, 128)} == {(d, d) for d in served}
+
+
 def test_keys_that_do_not_exist_add_nothing() -> None:
     """Beside scores far below zero a product with zeros would weigh more than 16 bits hold."""
     module = load_module(compilation("softmax"))
