@@ -248,7 +248,8 @@ def entmax15_forward(
     # Pass 1 over the keys
 
     extreme = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
+
+    for edge in tl.static_range(-1, 1):  # the tiles on both sides of those that are wholly visible, then these
         begin = first_edge if edge else first_full
         end = last_edge - (last_full - first_full) if edge else last_full
 
@@ -294,7 +295,8 @@ def entmax15_forward(
         trial1 = tl.full([BLOCK_M], 0.0, tl.float32)
         trial2 = tl.full([BLOCK_M], 0.0, tl.float32)
         trial3 = tl.full([BLOCK_M], 0.0, tl.float32)
-        for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
+
+        for edge in tl.static_range(-1, 1):  # the tiles on both sides of those that are wholly visible, then these
             begin = first_edge if edge else first_full
             end = last_edge - (last_full - first_full) if edge else last_full
 
@@ -346,7 +348,8 @@ def entmax15_forward(
 
     tau_slope = tl.full([BLOCK_M], 0.0, tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
-    for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
+
+    for edge in tl.static_range(-1, 1):  # the tiles on both sides of those that are wholly visible, then these
         begin = first_edge if edge else first_full
         end = last_edge - (last_full - first_full) if edge else last_full
 

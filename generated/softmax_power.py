@@ -204,20 +204,35 @@ def softmax_power_forward(
 
     p_in = tl.load(p_in_ptr + tl.cast(q_head, tl.int64) * p_in_stride_head).to(tl.float32)
 
+    STEADY: tl.constexpr = v_ptr.dtype.element_ty == tl.bfloat16
+    if STEADY:  # at least one tile counts as one at an edge
+        all_full = (first_edge == first_full) & (last_full == last_edge)
+        last_full = tl.where(all_full, tl.maximum(last_full - BLOCK_N, first_full), last_full)
     t1 = LOG2E * scale
 
     row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
     row_sum = tl.full([BLOCK_M], 0.0, tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
-    if BEHIND:
-        # Weights that haven't met their values yet, and their first key: at first zeros, of no key or of one that all see.
-        key_before = tl.where(first_full < last_full, first_full, n_k)
-        acc_weights = tl.zeros([BLOCK_M, BLOCK_N], v_ptr.dtype.element_ty)
-    for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
+
+    # The tiles at the edges, where rows find their maxima; the whole ones, relative to these; all, if that didn't do.
+    for edge in tl.static_range(-1, 2 if STEADY else 1):
+        if STEADY and edge == 0:
+            row_max = tl.where(row_max == float("-inf"), 0.0, row_max)
+        if edge == 1:
+            inside = visible_count == 0
+            inside = inside | (tl.abs(row_sum) > 8.7e-19) & (tl.abs(row_sum) < 1.2e18)
+            again = tl.min(inside.to(tl.int32), 0) == 0
+            last_full = first_full
+            last_edge = tl.where(again, last_edge, first_edge)
+            row_max = tl.where(again, float("-inf"), row_max)
+            row_sum = tl.where(again, 0.0, row_sum)
+            acc = tl.where(again, 0.0, acc)
         begin = first_edge if edge else first_full
         end = last_edge - (last_full - first_full) if edge else last_full
 
         acc = _settled(acc, CUDA)
+        if BEHIND:
+            acc_weights = tl.zeros([BLOCK_M, BLOCK_N], v_ptr.dtype.element_ty)  # that haven't met their values yet
         for step in tl.range(begin, end, BLOCK_N):
             first_key = step
             if edge:
@@ -233,8 +248,6 @@ def softmax_power_forward(
                 if edge:
                     key_behind += tl.where(step_behind < first_full, 0, last_full - first_full)
 
-                if edge:
-                    key_behind = tl.where(step > begin, key_behind, key_before)
                 v_behind = _tile(v_base, key_behind, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
                 acc = tl.dot(_held(acc_weights, CUDA), v_behind, acc, input_precision=PRECISION)
 
@@ -243,24 +256,27 @@ def softmax_power_forward(
                 behind_first = (keys[None, :] - visible_from[:, None]).to(tl.uint32)
                 visible = behind_first < visible_count.to(tl.uint32)[:, None]
 
-            row_max_old = row_max
-            row_max_seen = qk
-            if edge:
-                row_max_seen = tl.where(visible, row_max_seen, float("-inf"))
-            row_max_kept = tl.maximum(row_max_old, tl.max(row_max_seen, 1) * scale)
-            # What is relative to a row's pivot stays finite while the pivot is the least there is.
-            row_max = tl.where(row_max_kept == float("-inf"), 0.0, row_max_kept)
-            row_max_rescale = tl.exp2(LOG2E * (row_max_old - row_max))
+            if edge or not STEADY:
+                row_max_old = row_max
+                row_max_seen = qk
+                if edge:
+                    row_max_seen = tl.where(visible, row_max_seen, float("-inf"))
+                row_max_kept = tl.maximum(row_max_old, tl.max(row_max_seen, 1) * scale)
+                # What is relative to a row's pivot stays finite while the pivot is the least there is.
+                row_max = tl.where(row_max_kept == float("-inf"), 0.0, row_max_kept)
+                row_max_rescale = tl.exp2(LOG2E * (row_max_old - row_max))
             t2 = LOG2E * row_max
             row_sum_term = tl.exp2(t1 * qk - t2[:, None])
 
             row_sum_seen = row_sum_term
             if edge:
                 row_sum_seen = tl.where(visible, row_sum_seen, 0.0)
-            row_sum = row_sum * row_max_rescale + tl.sum(row_sum_seen, 1)
+            if edge or not STEADY:
+                row_sum = row_sum * row_max_rescale
+            row_sum = row_sum + tl.sum(row_sum_seen, 1)
             if not BEHIND:
                 v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
-            if not BEHIND:
+            if (edge or not STEADY) and not BEHIND:
                 acc = acc * row_max_rescale[:, None]
             p = row_sum_term
             if edge:
@@ -268,20 +284,20 @@ def softmax_power_forward(
             if BEHIND:
                 row_sum = _in_order(row_sum, CUDA)
                 acc_weights = p.to(v_ptr.dtype.element_ty)
-                acc = acc * row_max_rescale[:, None]
+                if edge or not STEADY:
+                    acc = acc * row_max_rescale[:, None]
             else:
                 acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
-            row_max = row_max_kept
+            if edge or not STEADY:
+                row_max = row_max_kept
         if BEHIND:
             last_step = begin + (end - 1 - begin) // BLOCK_N * BLOCK_N
             last_key = last_step
             if edge:
                 last_key += tl.where(last_step < first_full, 0, last_full - first_full)
 
-            key_before = tl.where(begin < end, last_key, key_before)
-    if BEHIND:
-        v = _tile(v_base, key_before, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, True)
-        acc = tl.dot(acc_weights, v, acc, input_precision=PRECISION)
+            v = _tile(v_base, last_key, tl.where(begin < end, n_k, 0), v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, True)  # fmt: skip
+            acc = tl.dot(acc_weights, v, acc, input_precision=PRECISION)
 
     row_max = tl.where(row_max == float("-inf"), 0.0, row_max)
     lse = row_max + tl.log(row_sum)
@@ -543,7 +559,7 @@ CONFIGS: dict[str, dict[tuple[str, int, int], Tile]] = {
     },
     "sm_90": {
         ("forward", 64, 2): Tile(64, 128, 4, 2),
-        ("forward", 128, 2): Tile(128, 128, 8, 2),
+        ("forward", 128, 2): Tile(128, 64, 8, 3),
         ("forward", 256, 2): Tile(128, 32, 8, 2),
         ("backward_query", 64, 2): Tile(64, 64, 4, 3),
         ("backward_query", 128, 2): Tile(64, 32, 4, 3),
@@ -621,7 +637,7 @@ CONFIGS: dict[str, dict[tuple[str, int, int], Tile]] = {
     },
 }
 # (architecture, head dim up to, bytes per element) of the forward's rows where weights meet their values a tile later.
-BEHIND = {("sm_90", 128, 2)}
+BEHIND = {("sm_90", 64, 2), ("sm_90", 128, 2)}
 OVERRIDES: dict[str, Tile] = {}  # kernel -> tile; wins over TUNED and CONFIGS
 # (kernel, type, head dim, value head dim, masked) -> tile: what `attngen tune` found on this machine, if asked
 TUNED: dict[tuple[str, str, int, int, bool], Tile] = {}

@@ -229,15 +229,14 @@ def softplus_l1_forward(
     z = tl.full([BLOCK_M], 0.0, tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
     acc_peak = tl.full([BLOCK_M], 1e-37, tl.float32)
-    if BEHIND:
-        # Weights that haven't met their values yet, and their first key: at first zeros, of no key or of one that all see.
-        key_before = tl.where(first_full < last_full, first_full, n_k)
-        acc_weights = tl.zeros([BLOCK_M, BLOCK_N], v_ptr.dtype.element_ty)
-    for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
+
+    for edge in tl.static_range(-1, 1):  # the tiles on both sides of those that are wholly visible, then these
         begin = first_edge if edge else first_full
         end = last_edge - (last_full - first_full) if edge else last_full
 
         acc = _settled(acc, CUDA)
+        if BEHIND:
+            acc_weights = tl.zeros([BLOCK_M, BLOCK_N], v_ptr.dtype.element_ty)  # that haven't met their values yet
         for step in tl.range(begin, end, BLOCK_N):
             first_key = step
             if edge:
@@ -253,8 +252,6 @@ def softplus_l1_forward(
                 if edge:
                     key_behind += tl.where(step_behind < first_full, 0, last_full - first_full)
 
-                if edge:
-                    key_behind = tl.where(step > begin, key_behind, key_before)
                 v_behind = _tile(v_base, key_behind, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
                 acc = tl.dot(_held(acc_weights, CUDA), v_behind, acc, input_precision=PRECISION)
 
@@ -291,10 +288,8 @@ def softplus_l1_forward(
             if edge:
                 last_key += tl.where(last_step < first_full, 0, last_full - first_full)
 
-            key_before = tl.where(begin < end, last_key, key_before)
-    if BEHIND:
-        v = _tile(v_base, key_before, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, True)
-        acc = tl.dot(acc_weights, v, acc, input_precision=PRECISION)
+            v = _tile(v_base, last_key, tl.where(begin < end, n_k, 0), v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, True)  # fmt: skip
+            acc = tl.dot(acc_weights, v, acc, input_precision=PRECISION)
 
     if v_ptr.dtype.element_ty == tl.float16:
         acc = acc * acc_peak[:, None]

@@ -108,6 +108,15 @@ class ForwardPass:
     statistics: tuple[RowStatistic, ...]
     root: Root | None = None
 
+    @property
+    def telling(self) -> tuple[str, ...]:
+        """Sums that tell whether the pivots are near enough to the maxima: one at least relative to each, or none.
+
+        While such a sum is neither huge nor tiny, its terms are exact relative to any pivot, not the maximum alone.
+        """
+        sums = [carry for carry in self.carries if carry.pivot is not None]
+        return tuple(c.name for c in sums) if {p.name for p in self.pivots} == {c.pivot for c in sums} else ()
+
 
 @dataclass(frozen=True, slots=True)
 class Forward:

@@ -47,6 +47,7 @@ _HEAVY: Table = {
 _HEAVY_QUERY: Table = {"backward_query": {(64, 2): (64, 64, 4, 2)}}
 _LEAN: Table = {"forward": {(64, 2): (64, 128, 4, 2)}}
 _BEHIND: Table = {"forward": {(128, 2): (128, 128, 8, 2)}}
+_STEADY: Table = {"forward": {(128, 2): (128, 64, 8, 3)}}
 _TWO_TILES: Table = {"forward": {(64, 2): (64, 32, 4, 3)}}
 _SUMMING: Table = {"backward_query": {(128, 2): (64, 32, 4, 3)}}
 _LONG: Table = {"backward_query": {(128, 2): (64, 16, 4, 3)}}
@@ -98,7 +99,9 @@ def configs(plan: OpPlan) -> dict[str, tuple[Config, ...]]:
 def rows_behind(plan: OpPlan) -> tuple[tuple[str, int, int], ...]:
     """Architecture, width and itemsize of the forward's rows where weights meet their values a tile later, while the
     next tile's weights are computed."""
-    return tuple(("sm_90", *upto) for upto in _BEHIND["forward"]) if can_be_behind(plan) else ()
+    widths = {128} if can_be_behind(plan) else set()
+    widths |= {64} if is_steady(plan) and is_lean(plan) else set()
+    return tuple(("sm_90", width, 2) for width in sorted(widths))
 
 
 def _changed(table: Table, changes: Table) -> Table:
@@ -114,7 +117,19 @@ def can_be_behind(plan: OpPlan) -> bool:
     functions of scores to hide, and registers are left. There is one accumulator, and no tile is passed over."""
     parts = {part for accumulator in plan.analysis.forward.accumulators for part in ir.walk(accumulator.body)}
     of_scores = ir.Name("qk") in parts and any(isinstance(part, ir.Apply) and part.op in _HIDDEN for part in parts)
-    return of_scores and plan.analysis.support is None and is_lean(plan) and not keeps_rows(plan)
+    lean = of_scores and plan.analysis.support is None and is_lean(plan) and not keeps_rows(plan)
+    return lean or is_steady(plan)
+
+
+def is_steady(plan: OpPlan) -> bool:
+    """Whether pivots rest while whole tiles are walked over, which leaves registers for a tile's weights to wait in."""
+    forward, last = plan.analysis.forward, plan.analysis.forward.passes[-1]
+    if not last.telling or len(forward.accumulators) > 1 or forward.accumulators[0].pivot is None:
+        return False
+    sums: list[Carry | Accumulator] = [*last.carries, *forward.accumulators]
+    formulas = [*(pivot.exponent for pivot in last.pivots), *(term.body for term in sums)]
+    is_short = len(frozenset().union(*map(_operations, formulas))) <= 12
+    return is_short and not has_pairs(plan) and not keeps_two_tiles(plan)
 
 
 def keeps_rows(plan: OpPlan) -> bool:
@@ -179,8 +194,9 @@ def is_long(plan: OpPlan) -> bool:
 
 
 _SM90_CHANGES: tuple[tuple[Callable[[OpPlan], bool], Table], ...] = (
-    (is_heavy_in_one_loop, _HEAVY_QUERY), (is_lean, _LEAN), (can_be_behind, _BEHIND), (keeps_two_tiles, _TWO_TILES),
-    (sums_beside_statistics, _SUMMING), (is_long, _LONG), (searches, _SEARCHING), (is_crowded, _CROWDED),
+    (is_heavy_in_one_loop, _HEAVY_QUERY), (is_lean, _LEAN), (can_be_behind, _BEHIND), (is_steady, _STEADY),
+    (keeps_two_tiles, _TWO_TILES), (sums_beside_statistics, _SUMMING), (is_long, _LONG), (searches, _SEARCHING),
+    (is_crowded, _CROWDED),
 )  # fmt: skip
 
 

@@ -135,7 +135,8 @@ class RootText:
 class PassText:
     """One pass over the keys. Lines `before` lead to the pivots' exponents, lines `after` need the new pivots.
 
-    A tile on which `support` is nowhere positive adds nothing to the accumulators.
+    A tile on which `support` is nowhere positive adds nothing to the accumulators. Pivots need not follow the
+    maxima while the sums `telling` of it stay in range; there may be none.
     """
 
     outer: tuple[str, ...]
@@ -148,6 +149,7 @@ class PassText:
     uses: Uses
     root: RootText | None
     support: str
+    telling: tuple[str, ...]
 
 
 def input_level(spec_input: ir.Input) -> str:
@@ -277,6 +279,7 @@ class Scribe:
             lines.uses | root.uses if root else lines.uses,
             root,
             lines.tile.get(SUPPORT, ""),
+            this.telling if accumulators else (),
         )
 
     def _root(self, root: Root, trial: Iterable[Carry | Pivot]) -> RootText:
