@@ -5,6 +5,7 @@ kernels' own is their structure: a warp that loads, warpgroups that compute, asy
 more registers than there are are left to the plain kernels.
 """
 
+import math
 from dataclasses import replace
 
 from attngen.emit.configs import HOPPER_BACKWARD, HOPPER_NARROW, HOPPER_SHORT, HOPPER_SOLO, HOPPER_WIDE, HopperTile
@@ -17,9 +18,8 @@ from attngen.schedule import OpPlan
 
 # Formulas of more lines don't fit into the registers beside the scores and the output, with 64 keys or 128.
 MOST_LINES, MOST_LINES_OF_WIDE_TILES = 7, 3
-# Copies in shared memory can't be cut into as few rows as sums of more channels would take at a time; and beside an
-# output of more, registers don't hold the step behind it.
-MOST_CHANNELS_BESIDE = 128
+# Beside an output of more channels, registers don't hold sums of values.
+MOST_CHANNELS_BESIDE_SUMS = 128
 
 # log(1 + u) / u on [0, 1], highest power first: minimax fit of degree 5, relative error below 9e-6. Weights are rounded
 # to 16 bits, which is 200 times as much.
@@ -90,8 +90,8 @@ def _is_uniform(accumulator: AccumulatorText, this: PassText) -> bool:
 def _tiles(forward: ForwardText, uniform: tuple[AccumulatorText, ...]) -> tuple[HopperTile, ...]:
     if len(forward.output.terms) - len(uniform) > 1:
         return HOPPER_SHORT
-    alone = not uniform and forward.output.step is None
-    return tuple(tile for tile in _cut(forward, uniform) if alone or tile.value_dim <= MOST_CHANNELS_BESIDE)
+    most = MOST_CHANNELS_BESIDE_SUMS if uniform else math.inf
+    return tuple(tile for tile in _cut(forward, uniform) if tile.value_dim <= most)
 
 
 def _sharing(tiles: tuple[HopperTile, ...], formulas: object) -> tuple[HopperTile, ...]:

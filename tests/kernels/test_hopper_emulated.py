@@ -95,10 +95,16 @@ def test_output_where_float16_is_left_to_the_others(name: str) -> None:
 
 
 # the widest; values of more channels or of fewer, and some that tiles add zeros to; with formulas of the head dim, sums
-# of values, and several sums that are saved
+# of values, several sums, and a step behind the weighted sum
 @pytest.mark.parametrize(
     ("name", "d", "d_v"),
-    [("softmax", 256, 256), ("lssa", 96, 256), ("affine_scaled", 64, 80), ("two_temperatures", 128, 64)],
+    [
+        ("softmax", 256, 256),
+        ("lssa", 96, 256),
+        ("affine_scaled", 64, 80),
+        ("two_temperatures", 128, 64),
+        ("transnormer", 64, 256),
+    ],
 )
 def test_output_of_other_head_dims(name: str, d: int, d_v: int) -> None:
     assert error_of(compilation(name), replace(CAUSAL, n_q=70, n_k=140, d=d, d_v=d_v)) <= 1
