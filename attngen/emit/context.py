@@ -205,7 +205,8 @@ class HopperBackward:
     `gradients` after; they read `kept` of what those computed. Up to head dim `early_to`, or `early_beside_sums` where
     gradients of inputs are summed up, that product runs while the weights are computed; beyond it starts behind them
     and, if it `is_apart`, nothing runs beside it. `dq_factor` is what the sum of dQ's shares is to be multiplied by, as
-    Python text over scale, head_dim, query_count and key_count.
+    Python text over scale, head_dim, query_count and key_count. In tiles of few queries the
+    second product starts early at any head dim if `early_if_short`.
     """
 
     key: KeyText
@@ -218,6 +219,7 @@ class HopperBackward:
     gradients: TileStep
     kept: tuple[str, ...]
     early_to: int
+    early_if_short: bool
     early_beside_sums: int
     is_apart: bool
     dq_factor: str

@@ -8,9 +8,9 @@ more registers than there are are left to the plain kernels.
 import math
 from dataclasses import replace
 
-from attngen.emit.configs import HOPPER_BACKWARD, HOPPER_NARROW, HOPPER_SHORT, HOPPER_SOLO, HOPPER_WIDE, HopperTile
+from attngen.emit.configs import HOPPER_NARROW, HOPPER_SHORT, HOPPER_SOLO, HOPPER_WIDE, HopperTile
 from attngen.emit.context import ForwardText, HopperBackward, HopperProduct, HopperText, HopperWalk, KernelUse
-from attngen.emit.hopper_backward import fits
+from attngen.emit.hopper_backward import tiles
 from attngen.emit.lines import computed, read
 from attngen.emit.printers import HOPPER
 from attngen.emit.statements import OVER_KEYS, AccumulatorText, PassText, Scribe
@@ -58,7 +58,7 @@ def without_input_gradients(plan: OpPlan) -> OpPlan:
 def hopper_text(forward: ForwardText, backward: HopperBackward | None) -> HopperText:
     """Both are what printers for Hopper made of a plan that is served. A backward that doesn't fit is left out."""
     uniform = tuple(a for a in forward.passes[-1].accumulators if _is_uniform(a, forward.passes[-1]))
-    backward_tiles = tuple(tile for tile in HOPPER_BACKWARD if backward and fits(backward, tile.width))
+    backward_tiles = tiles(backward) if backward else ()
     return HopperText(
         forward=forward,
         walks=_walks(forward.passes, uniform),

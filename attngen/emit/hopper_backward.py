@@ -8,6 +8,7 @@ that is in flight. Formulas are not changed.
 import re
 from collections.abc import Iterable
 
+from attngen.emit.configs import HOPPER_BACKWARD, HOPPER_BACKWARD_SHORT, HopperTile
 from attngen.emit.context import HopperBackward, KeyText, Section, TileStep
 from attngen.emit.lines import computed, read
 
@@ -50,7 +51,7 @@ def backward_text(key: KeyText, dp: str, row_values: Iterable[str], dq_factor: s
     early_to, is_apart = _order(weights, gradients, kept, len(through))
     early_beside_sums = min(early_to, EARLY_BESIDE_SUMS) if key.sums and through else early_to
     read_of_rows = before_rows, loaded, values, rows, through
-    order = early_to, early_beside_sums, is_apart
+    order = early_to, not _branches(weights, gradients), early_beside_sums, is_apart
     return HopperBackward(key, *read_of_rows, weights, gradients, kept, *order, dq_factor)
 
 
@@ -75,8 +76,16 @@ def _of_keys(weights: TileStep, gradients: TileStep) -> set[str]:
     return {*weights.columns, *gradients.columns}
 
 
-def fits(backward: HopperBackward, head_dim: int) -> bool:
-    """Whether registers hold dK, dV and what a tile's formulas need."""
+def tiles(backward: HopperBackward) -> tuple[HopperTile, ...]:
+    """Those whose registers hold dK, dV and what a tile's formulas need; of two for the same head dims the larger."""
+    large = tuple(tile for tile in HOPPER_BACKWARD if _fits(backward, tile.width))
+    served = {(tile.head_dim, tile.value_dim) for tile in large}
+    # Half the scores leave as many registers at head dim 128 as there are at 64.
+    short = HOPPER_BACKWARD_SHORT if _fits(backward, 64) else ()
+    return (*large, *(tile for tile in short if (tile.head_dim, tile.value_dim) not in served))
+
+
+def _fits(backward: HopperBackward, head_dim: int) -> bool:
     weights, gradients = backward.weights, backward.gradients
     waiting = len(_waiting(weights, gradients, backward.kept))
     beside = 2 * waiting + len(gradients.rows) + len(_of_keys(weights, gradients))
@@ -85,8 +94,11 @@ def fits(backward: HopperBackward, head_dim: int) -> bool:
         len(weights.lines) <= most_lines and waiting <= MOST_WAITING[head_dim] and beside <= MOST_BESIDE[head_dim]
     )
     is_long = any(map(_LONG.search, (*gradients.lines, gradients.result)))
-    branches = any(map(_BRANCHING.search, (*weights.lines, *gradients.lines)))
-    return in_place and not branches and (head_dim <= 64 or waiting < 2 or not is_long)
+    return in_place and (head_dim <= 64 or not (_branches(weights, gradients) or (waiting >= 2 and is_long)))
+
+
+def _branches(weights: TileStep, gradients: TileStep) -> bool:
+    return any(map(_BRANCHING.search, (*weights.lines, *gradients.lines)))
 
 
 def _step(lines: tuple[str, ...], result: str, outside: tuple[set[str], set[str]], own: set[str]) -> TileStep:
