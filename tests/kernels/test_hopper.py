@@ -52,9 +52,11 @@ def needs(row: Row) -> Resources:
     return row.resources
 
 
-# nothing but the weight waits for the second product; a tile that does so in shared memory; nothing runs beside it
+# nothing but the weight waits for the second product; a tile that does so in shared memory; nothing runs beside it;
+# tiles of 32 queries
 @pytest.mark.parametrize(
-    ("name", "head_dim", "hidden"), [("softmax", 64, 0.9), ("softmax", 128, 0.9), ("l2", 128, 0), ("elu_l1", 64, 0)]
+    ("name", "head_dim", "hidden"),
+    [("softmax", 64, 0.9), ("softmax", 128, 0.9), ("l2", 128, 0), ("elu_l1", 64, 0), ("elu_l1", 128, 0.9)],
 )
 def test_backward_keeps_its_limits(name: str, head_dim: int, hidden: float) -> None:
     module, normalizer = op(name)

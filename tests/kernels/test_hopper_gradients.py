@@ -44,6 +44,9 @@ def compilation(name: str) -> Compilation:
         # values of more channels or of fewer, and some that tiles add zeros to
         ("softmax", replace(CAUSAL, n_q=70, n_k=140, d_v=128)),
         ("lssa", replace(CAUSAL, n_q=70, n_k=140, d=80, d_v=56)),
+        # tiles of 32 queries, of which dQ comes transposed
+        ("t_softmax", replace(CAUSAL, n_q=70, n_k=140, d=128, d_v=64)),
+        ("cosformer", replace(CAUSAL, n_q=70, n_k=70, d=128, d_v=128)),
         ("t_softmax", replace(CAUSAL, n_q=70, n_k=140)),
         ("affine_scaled", replace(CAUSAL, n_q=70, n_k=140)),
     ],
