@@ -151,7 +151,7 @@ BACKWARD_MUTANTS = {
     "gradients of scores are not seen": ("fence_async_shared()\n            mbarrier.arrive(ds_full",
                                          "mbarrier.arrive(ds_full"),
     "gradients of scores are not there": ("mbarrier.wait(ds_full.index(0), parity)\n            dq", "dq"),
-    "dQ is overwritten": ("tma.store_wait(0)\n            _matrix(dq_tile)", "_matrix(dq_tile)"),
+    "dQ is overwritten": ("tma.store_wait(0)\n            if TURNED", "if TURNED"),
     "keys are overwritten": ("mbarrier.wait(ds_full.index(0), parity)  # until", "pass  # until"),
 }  # fmt: skip
 
