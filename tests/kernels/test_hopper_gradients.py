@@ -84,10 +84,12 @@ weights: g * (s - m) / sqrt(v + 1) + b
 POWER = "{name: raised, inputs: {p: {shape: [head]}}, weights: softplus(s) ** p / sum(softplus(s) ** p)}"
 
 
-@pytest.mark.parametrize(("text", "served"), [(SUMMED, {64, 128}), (MOMENTS, {64}), (POWER, set())])
-def test_formulas_that_registers_do_not_hold_are_left_to_the_others(text: str, served: set[int]) -> None:
+@pytest.mark.parametrize(("text", "served"), [(SUMMED, {64: 64, 128: 64}), (MOMENTS, {64: 64, 128: 32}), (POWER, {})])
+def test_formulas_that_registers_do_not_hold_are_left_to_the_others(text: str, served: dict[int, int]) -> None:
+    """`served` has the queries of a tile at each head dim."""
     module = load_module(compile_spec(text, "made_up.yaml", build=Build("hopper")))
-    assert set(module.HOPPER_TILES.get("backward_hopper", {})) & {(64, 64), (128, 128)} == {(d, d) for d in served}
+    tiles = module.HOPPER_TILES.get("backward_hopper", {})
+    assert {d: tiles[d, d].queries for d in (64, 128) if (d, d) in tiles} == served
 
 
 def test_keys_that_do_not_exist_add_nothing() -> None:
