@@ -228,7 +228,8 @@ class HopperBackward:
 @dataclass(frozen=True, slots=True)
 class HopperText:
     """The kernels for Hopper. `uniform`: accumulators whose weight is the same for all pairs, which need no product.
-    `at_end`: what the output alone needs. `solo`: there is also a forward of one warpgroup that loads itself. `types`:
+    `at_end`: what the output alone needs. `solo`: there is also a forward of one warpgroup that loads itself.
+    `resting`: sums that tell whether pivots may rest, see `PassText.telling`, where there is one walk alone. `types`:
     torch's names of the types of query, key and value that are served. There is no backward of inputs with
     a query and a key axis, and of formulas that registers don't hold."""
 
@@ -237,6 +238,7 @@ class HopperText:
     uniform: tuple[AccumulatorText, ...]
     at_end: KernelUse
     solo: bool
+    resting: tuple[str, ...]
     backward: HopperBackward | None
     types: tuple[str, ...]
     tiles: tuple[HopperTile, ...]

@@ -65,6 +65,7 @@ def hopper_text(forward: ForwardText, backward: HopperBackward | None) -> Hopper
         uniform=uniform,
         at_end=_beyond(forward.kernel, forward.passes),
         solo=_has_solo(forward, uniform),
+        resting=forward.passes[0].telling if len(forward.passes) == 1 else (),
         backward=backward if backward_tiles else None,
         types=_types(forward, uniform),
         tiles=_sharing(_tiles(forward, uniform), forward.passes),
