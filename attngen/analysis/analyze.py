@@ -38,13 +38,15 @@ def analyze(normalizer: ir.Normalizer) -> Analysis:
     carries = derive_carries(staged)
     named = labels(normalizer, staged)
     gradients = Settled(normalizer, staged, carries)
+    forward = _forward(staged, carries, named)
+    may_skip = (normalizer.claims.sparse or _has_root(staged)) and not forward.passes[-1].pivots
     analysis = Analysis(
         kind=_kind(staged, carries),
         score=normalizer.score,
-        forward=_forward(staged, carries, named),
+        forward=forward,
         backward=gradients.backward(),
         adjoints=gradients.adjoints(),
-        support=gradients.support() if normalizer.claims.sparse or _has_root(staged) else None,
+        support=gradients.support() if may_skip else None,
         output=derive_output(normalizer, carries.output_unit),
     )
     return readable_names(analysis, normalizer)

@@ -229,7 +229,8 @@ class Analysis:
     """All that the later stages know of a normalizer's mathematics.
 
     A tile of pairs on which `support` is nowhere positive adds nothing to the output and to any gradient. It is looked
-    for in specs that claim to be sparse, and in those with roots.
+    for in specs that claim to be sparse, and in those with roots; not where accumulators may be relative to a pivot, as
+    a tile that adds nothing may raise it.
     """
 
     kind: str  # elementwise, ratio, shift-invariant ratio, affine, staged, implicit

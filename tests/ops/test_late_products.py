@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from attngen.pipeline import compile_spec
+from attngen.runtime.interpreter import interpreting
 from tests.ops.formulas import FORMULAS
 from tests.ops.oracle import Mask
 from tests.ops.subject import Case, Load, Subject, check, draw
@@ -62,3 +63,21 @@ def test_weights_that_are_the_same_for_all_rows_wait_for_nothing() -> None:
     """They are summed up by columns: the kernel has no such order, and the launcher must not ask for it."""
     text = "name: gate\ninputs: {g: {shape: [batch, head, key]}}\nweights: sigmoid(g) / sum(exp(s))"
     assert "BEHIND" not in compile_spec(text, "gate.yaml").source
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_tile_that_adds_nothing_raises_the_maximum(behind: bool, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was summed up before it is rescaled, and is not multiplied with its values."""
+    op = load("name: gap\nclaims: {sparse: true}\nweights: relu(1 - s) * exp(s) / sum(relu(1 - s) * exp(s))")
+    module: Any = inspect.getmodule(op)
+    monkeypatch.setattr(module, "BEHIND", {("sm_90", 64, 4)} if behind else set())
+    monkeypatch.setattr(module, "OVERRIDES", {"forward": module.Tile(16, 16, 4, 1)})
+    scores = torch.tensor([0.5, -1.5, 5.0, -2.0]).repeat_interleave(16)
+    value = torch.randn(1, 1, 64, 16, generator=torch.Generator().manual_seed(0))
+    query, key = torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 64, 16)
+    query[..., 0], key[..., 0] = 4.0, scores
+    with interpreting(module):
+        out = op(query, key, value)
+    weights = (1 - scores).relu() * scores.exp()
+    right = (weights / weights.sum()) @ value
+    torch.testing.assert_close(out, right.expand_as(out), rtol=1e-5, atol=1e-5)
