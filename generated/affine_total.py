@@ -12,7 +12,7 @@ alpha: an input, (B, Hq, Nq), or what broadcasts to it; a tensor or a number.
 average: an input, (Hq), or what broadcasts to it; a tensor or a number. It gets no gradient.
 length: an input, a scalar, or what broadcasts to it; a tensor or a number. n_k if None. It gets no gradient.
 lse: log sum(exp(qk * scale))
-row_max: running maximum of qk * scale
+row_max: running maximum of qk * scale; in bfloat16 one over some keys may do
 dot: do . acc2
 
 Forward, 1 pass over the keys:

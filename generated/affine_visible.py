@@ -11,7 +11,7 @@ o: output. do, dq, dk, dv: gradients of the output, query, key, value. dp = do .
 alpha: an input, (B, Hq, Nq), or what broadcasts to it; a tensor or a number.
 average: an input, (Hq), or what broadcasts to it; a tensor or a number. It gets no gradient.
 lse: log sum(exp(qk * scale))
-row_max: running maximum of qk * scale
+row_max: running maximum of qk * scale; in bfloat16 one over some keys may do
 dot: do . acc2
 
 Forward, 1 pass over the keys:

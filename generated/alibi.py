@@ -10,7 +10,7 @@ Notation. i, j: position of a query and of a key. s: score, scale * qk - slope *
 o: output. do, dq, dk, dv: gradients of the output, query, key, value. dp = do . v. delta = do . o of a row.
 slope: an input, (Hq), or what broadcasts to it; a tensor or a number. It gets no gradient.
 lse: log sum(exp(qk * scale - slope * abs(i - j)))
-row_max: running maximum of qk * scale - slope * abs(i - j)
+row_max: running maximum of qk * scale - slope * abs(i - j); in bfloat16 one over some keys may do
 
 Forward, 1 pass over the keys:
     pass 1: row_max = max(qk * scale - slope * abs(i - j))

@@ -9,7 +9,7 @@ arXiv:2411.07176
 Notation. i, j: position of a query and of a key. s: score, scale * qk. qk: dot product of a query and a key. v: value.
 o: output. do, dq, dk, dv: gradients of the output, query, key, value. dp = do . v. delta = do . o of a row.
 lse: log sum(exp(abs(qk * scale)))
-row_max: running maximum of abs(qk * scale)
+row_max: running maximum of abs(qk * scale); in bfloat16 one over some keys may do
 
 Forward, 1 pass over the keys:
     pass 1: row_max = max(abs(qk * scale))

@@ -8,7 +8,7 @@ weights = where(s > 0, s + 1, exp(min(s, 0))) / sum(where(s > 0, s + 1, exp(min(
 Notation. i, j: position of a query and of a key. s: score, scale * qk. qk: dot product of a query and a key. v: value.
 o: output. do, dq, dk, dv: gradients of the output, query, key, value. dp = do . v. delta = do . o of a row.
 row_sum: sum(where(qk * scale > 0, 1 + qk * scale, exp(min(qk * scale, 0)))) * exp(-row_max)
-row_max: running maximum of where(qk * scale > 0, 0, min(qk * scale, 0))
+row_max: running maximum of where(qk * scale > 0, 0, min(qk * scale, 0)); in bfloat16 one over some keys may do
 
 Forward, 1 pass over the keys:
     pass 1: row_max = max(where(qk * scale > 0, 0, min(qk * scale, 0)))

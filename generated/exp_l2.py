@@ -7,7 +7,7 @@ weights = exp(s) / sqrt(sum(exp(2 * s)))
 Notation. i, j: position of a query and of a key. s: score, scale * qk. qk: dot product of a query and a key. v: value.
 o: output. do, dq, dk, dv: gradients of the output, query, key, value. dp = do . v. delta = do . o of a row.
 lse: log sum(exp(2 * qk * scale))
-row_max: running maximum of 2 * qk * scale
+row_max: running maximum of 2 * qk * scale; in bfloat16 one over some keys may do
 
 Forward, 1 pass over the keys:
     pass 1: row_max = max(2 * qk * scale)

@@ -11,7 +11,7 @@ o: output. do, dq, dk, dv: gradients of the output, query, key, value. dp = do .
 c_query: an input, (B, Hq, Nq), or what broadcasts to it; a tensor or a number.
 c_key: an input, (B, Hq, Nk), or what broadcasts to it; a tensor or a number.
 lse: log sum(exp(c_query + qk * scale - c_key))
-row_max: running maximum of c_query + qk * scale - c_key
+row_max: running maximum of c_query + qk * scale - c_key; in bfloat16 one over some keys may do
 
 Forward, 1 pass over the keys:
     pass 1: row_max = max(c_query + qk * scale - c_key)

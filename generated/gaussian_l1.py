@@ -10,7 +10,7 @@ Notation. i, j: position of a query and of a key. s: score, scale * (qk - key_no
 o: output. do, dq, dk, dv: gradients of the output, query, key, value. dp = do . v. delta = do . o of a row.
 key_norm: an input, (B, Hkv, Nk), or what broadcasts to it; a tensor or a number.
 lse: log sum(exp(scale * (qk - 0.5 * key_norm)))
-row_max: running maximum of scale * (qk - 0.5 * key_norm)
+row_max: running maximum of scale * (qk - 0.5 * key_norm); in bfloat16 one over some keys may do
 
 Forward, 1 pass over the keys:
     pass 1: row_max = max(scale * (qk - 0.5 * key_norm))

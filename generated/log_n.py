@@ -9,7 +9,8 @@ arXiv:2202.12172
 Notation. i, j: position of a query and of a key. s: score, scale * qk * max(1, log(max(i, 0) + 1) / log(2048)). qk: dot product of a query and a key. v: value.
 o: output. do, dq, dk, dv: gradients of the output, query, key, value. dp = do . v. delta = do . o of a row.
 lse: log sum(exp(qk * scale * max(1, log(1 + max(i, 0)) / log(2048))))
-row_max: running maximum of qk * scale * max(1, log(1 + max(i, 0)) / log(2048))
+row_max: running maximum of qk * scale * max(1, log(1 + max(i, 0)) / log(2048)); in bfloat16 one over some keys
+    may do
 
 Forward, 1 pass over the keys:
     pass 1: row_max = max(qk * scale * max(1, log(1 + max(i, 0)) / log(2048)))

@@ -12,7 +12,8 @@ Notation. i, j: position of a query and of a key. s: score, log(d) * log(n) * qk
 o: output. do, dq, dk, dv: gradients of the output, query, key, value. dp = do . v. delta = do . o of a row.
 z1: sum(softplus(qk * log(d) * log(n)))
 row_sum: sum(relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)) ** 15) / row_max ** 15
-row_max: running maximum of relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1))
+row_max: running maximum of relu(n * softplus(qk * log(d) * log(n)) / z1 - where(3 > i, 0, 1)); in bfloat16 one
+    over some keys may do
 
 Forward, 2 passes over the keys:
     pass 1: z1 = sum(softplus(qk * log(d) * log(n)))

@@ -13,7 +13,7 @@ o: output. do, dq, dk, dv: gradients of the output, query, key, value. dp = do .
 log_decay: an input, (Hq), or what broadcasts to it; a tensor or a number. log(1 / 32) if None.
 lse: log sum(exp(-(exp(log_decay) * abs(i - j))))
 row_sum2: sum(qk * exp(-(exp(log_decay) * abs(i - j)))) * exp(-row_max)
-row_max: running maximum of -(exp(log_decay) * abs(i - j))
+row_max: running maximum of -(exp(log_decay) * abs(i - j)); in bfloat16 one over some keys may do
 
 Forward, 1 pass over the keys:
     pass 1: row_max = max(-(exp(log_decay) * abs(i - j)))

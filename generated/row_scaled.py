@@ -10,7 +10,7 @@ Notation. i, j: position of a query and of a key. s: score, scale * qk. qk: dot 
 o: output. do, dq, dk, dv: gradients of the output, query, key, value. dp = do . v. delta = do . o of a row.
 rho: an input, (B, Hq, Nq), or what broadcasts to it; a tensor or a number. 1 if None. It gets no gradient.
 lse: log sum(exp(qk * scale))
-row_max: running maximum of qk * scale
+row_max: running maximum of qk * scale; in bfloat16 one over some keys may do
 
 Forward, 1 pass over the keys:
     pass 1: row_max = max(qk * scale)

@@ -11,7 +11,7 @@ o: output. do, dq, dk, dv: gradients of the output, query, key, value. dp = do .
 log_scale: an input, (Hq), or what broadcasts to it; a tensor or a number.
 bias: an input, (Hq, Nq, Nk), or what broadcasts to it; a tensor or a number.
 lse: log sum(exp(bias + qk * exp(min(log_scale, log(100)))))
-row_max: running maximum of bias + qk * exp(min(log_scale, log(100)))
+row_max: running maximum of bias + qk * exp(min(log_scale, log(100))); in bfloat16 one over some keys may do
 
 Forward, 1 pass over the keys:
     pass 1: row_max = max(bias + qk * exp(min(log_scale, log(100))))

@@ -9,7 +9,7 @@ arXiv:2408.00118
 Notation. i, j: position of a query and of a key. s: score, 50 * tanh(scale * qk / 50). qk: dot product of a query and a key. v: value.
 o: output. do, dq, dk, dv: gradients of the output, query, key, value. dp = do . v. delta = do . o of a row.
 lse: log sum(exp(50 * tanh(0.02 * qk * scale)))
-row_max: running maximum of 50 * tanh(0.02 * qk * scale)
+row_max: running maximum of 50 * tanh(0.02 * qk * scale); in bfloat16 one over some keys may do
 
 Forward, 1 pass over the keys:
     pass 1: row_max = max(50 * tanh(0.02 * qk * scale))

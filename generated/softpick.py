@@ -9,7 +9,7 @@ arXiv:2504.20966
 Notation. i, j: position of a query and of a key. s: score, scale * qk. qk: dot product of a query and a key. v: value.
 o: output. do, dq, dk, dv: gradients of the output, query, key, value. dp = do . v. delta = do . o of a row.
 lse: log sum(abs(expm1(qk * scale)))
-row_max: running maximum of max(qk * scale, 0)
+row_max: running maximum of max(qk * scale, 0); in bfloat16 one over some keys may do
 
 Forward, 1 pass over the keys:
     pass 1: row_max = max(max(qk * scale, 0))

@@ -11,7 +11,7 @@ o: output. do, dq, dk, dv: gradients of the output, query, key, value. dp = do .
 slope: an input, (Hq), or what broadcasts to it; a tensor or a number. 0.43 if None.
 offset: an input, (Hq), or what broadcasts to it; a tensor or a number. 0 if None.
 lse: log sum(exp(qk * scale * (offset + slope * log(n))))
-row_max: running maximum of qk * scale * (offset + slope * log(n))
+row_max: running maximum of qk * scale * (offset + slope * log(n)); in bfloat16 one over some keys may do
 
 Forward, 1 pass over the keys:
     pass 1: row_max = max(qk * scale * (offset + slope * log(n)))

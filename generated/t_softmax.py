@@ -12,7 +12,7 @@ o: output. do, dq, dk, dv: gradients of the output, query, key, value. dp = do .
 t: an input, (Hq), or what broadcasts to it; a tensor or a number. 2 if None.
 extreme: amax(qk * scale)
 lse: log sum(exp(qk * scale) * relu(t + qk * scale - extreme))
-row_max: running maximum of qk * scale
+row_max: running maximum of qk * scale; in bfloat16 one over some keys may do
 
 Forward, 2 passes over the keys:
     pass 1: extreme = amax(qk * scale)

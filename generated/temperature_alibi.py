@@ -9,7 +9,7 @@ o: output. do, dq, dk, dv: gradients of the output, query, key, value. dp = do .
 temperature: an input, (B, Hq, Nq), or what broadcasts to it; a tensor or a number. 1 if None.
 slope: an input, (Hq), or what broadcasts to it; a tensor or a number.
 lse: log sum(exp(qk * scale * temperature - slope * abs(i - j)))
-row_max: running maximum of qk * scale * temperature - slope * abs(i - j)
+row_max: running maximum of qk * scale * temperature - slope * abs(i - j); in bfloat16 one over some keys may do
 
 Forward, 1 pass over the keys:
     pass 1: row_max = max(qk * scale * temperature - slope * abs(i - j))

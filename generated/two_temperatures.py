@@ -12,8 +12,8 @@ warm: an input, (Hq), or what broadcasts to it; a tensor or a number. 0.5 if Non
 heat: an input, (Hq), or what broadcasts to it; a tensor or a number. 2 if None.
 lse: log sum(exp(qk * scale))
 row_sum2: sum(exp(qk * scale / heat)) * exp(-row_max2)
-row_max1: running maximum of qk * scale
-row_max2: running maximum of qk * scale / heat
+row_max1: running maximum of qk * scale; in bfloat16 one over some keys may do
+row_max2: running maximum of qk * scale / heat; in bfloat16 one over some keys may do
 dot2: do . acc2
 dot1: do . acc1
 

@@ -58,11 +58,13 @@ def _defined(body: ir.Expr) -> str:
 def glossary(plan: OpPlan) -> tuple[str, ...]:
     """One line per quantity that the derivation introduced."""
     lines = [f"{i.name}: an input, {input_doc(i)}" for i in plan.normalizer.inputs]
+    last = plan.analysis.forward.passes[-1]
     for forward_pass in plan.analysis.forward.passes:
         names = {s.name for s in forward_pass.statistics}
         lines += [f"{_both_names(a)}: {_meant(plan, a)}" for a in plan.aux if a.row in names]
         lines += [f"{s.name}: {_meaning(plan, s.meaning)}" for s in _behind_roots(plan, forward_pass)]
-        lines += [f"{p.name}: running maximum of {notation.text(p.exponent)}" for p in forward_pass.pivots]
+        rests = "; in bfloat16 one over some keys may do" if forward_pass is last and last.telling else ""
+        lines += [f"{p.name}: running maximum of {notation.text(p.exponent)}{rests}" for p in forward_pass.pivots]
     products = plan.analysis.backward.products
     lines += [f"{p.name}: do . {p.accumulator}" for p in products]
     return tuple(folded for line in lines for folded in _folded(line))

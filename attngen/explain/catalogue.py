@@ -16,7 +16,7 @@ _INTRODUCTION = """# Normalizers
 Made from `specs/` by `attngen list --markdown`; a test holds it current. The language is that of `docs/language.md`.
 
 - **Class**: *elementwise*, a weight depends on its own score alone; *ratio*, over a sum of the row; *shift-invariant
-  ratio*, one with exponentials, relative to a running maximum; *affine*, several weighted sums with factors of the row;
+  ratio*, one with exponentials, relative to a maximum; *affine*, several weighted sums with factors of the row;
   *staged*, a nonlinearity behind a normalization; *implicit*, with a row value that is the root of an equation.
 - **Passes** over the keys in the forward kernel. The scores are computed anew in each. A root's pass is walked once for
   each trial.

@@ -15,7 +15,7 @@ _KINDS = {
     "elementwise": "The weight of a key depends on its own score alone, and no statistic of the row is needed.",
     "ratio": "A ratio: the weights are divided by what one pass over the keys sums up, and nothing has to be rescaled.",
     "shift-invariant ratio": "A ratio of exponentials: numerator and denominator share an exponential factor, so both "
-    "are carried relative to a running maximum, which cancels in the end.",
+    "are carried relative to a maximum, which cancels in the end.",
     "affine": "A sum of terms: each is accumulated by itself, and its factor of the row is applied when the pass has "
     "ended.",
     "implicit": "Implicit: a value of the row is the root of an equation in which it stands inside of sums. Several "
