@@ -16,7 +16,10 @@ Level = Literal["row", "key", "pair"]
 
 @dataclass(frozen=True, slots=True)
 class Pivot:
-    """A running maximum of `exponent` over the keys; what is carried relative to it can't overflow.
+    """The maximum of `exponent` over the keys seen so far; what is carried relative to it can't overflow.
+
+    Kernels may let it rest at that of some keys for as long as the sums in `ForwardPass.telling` allow.
+
 
     "exponential": sums contain exp(power * (exponent - pivot)). "power": sums contain (exponent / pivot) ** power, the
     exponent, better called base, being nonnegative; a pivot of zero counts as one.
@@ -110,7 +113,7 @@ class ForwardPass:
 
     @property
     def telling(self) -> tuple[str, ...]:
-        """Sums that tell whether the pivots are near enough to the maxima: one at least relative to each, or none.
+        """Sums that tell whether pivots may rest below the maxima: one at least relative to each pivot, or none at all.
 
         While such a sum is neither huge nor tiny, its terms are exact relative to any pivot, not the maximum alone.
         """

@@ -114,7 +114,8 @@ def _rows(table: Table) -> tuple[Config, ...]:
 
 def can_be_behind(plan: OpPlan) -> bool:
     """Whether a tile's weights are worth waiting with their values for the next tile's products: they take special
-    functions of scores to hide, and registers are left. There is one accumulator, and no tile is passed over."""
+    functions of scores to hide, and registers are left, as they are where pivots rest. There is one accumulator, and no
+    tile is passed over."""
     parts = {part for accumulator in plan.analysis.forward.accumulators for part in ir.walk(accumulator.body)}
     of_scores = ir.Name("qk") in parts and any(isinstance(part, ir.Apply) and part.op in _HIDDEN for part in parts)
     lean = of_scores and plan.analysis.support is None and is_lean(plan) and not keeps_rows(plan)
@@ -122,7 +123,8 @@ def can_be_behind(plan: OpPlan) -> bool:
 
 
 def is_steady(plan: OpPlan) -> bool:
-    """Whether pivots rest while whole tiles are walked over, which leaves registers for a tile's weights to wait in."""
+    """Whether pivots rest while whole tiles are walked over, and formulas are so short that registers are left for a
+    tile's weights to wait in. Nothing of a tile is passed over where there are pivots."""
     forward, last = plan.analysis.forward, plan.analysis.forward.passes[-1]
     if not last.telling or len(forward.accumulators) > 1 or forward.accumulators[0].pivot is None:
         return False

@@ -205,8 +205,8 @@ class HopperBackward:
     `gradients` after; they read `kept` of what those computed. Up to head dim `early_to`, or `early_beside_sums` where
     gradients of inputs are summed up, that product runs while the weights are computed; beyond it starts behind them
     and, if it `is_apart`, nothing runs beside it. `dq_factor` is what the sum of dQ's shares is to be multiplied by, as
-    Python text over scale, head_dim, query_count and key_count. In tiles of few queries the
-    second product starts early at any head dim if `early_if_short`.
+    Python text over scale, head_dim, query_count and key_count. In tiles of few queries the second product starts early
+    at any head dim if `early_if_short`.
     """
 
     key: KeyText
@@ -230,8 +230,8 @@ class HopperText:
     """The kernels for Hopper. `uniform`: accumulators whose weight is the same for all pairs, which need no product.
     `at_end`: what the output alone needs. `solo`: there is also a forward of one warpgroup that loads itself.
     `resting`: sums that tell whether pivots may rest, see `PassText.telling`, where there is one walk alone. `types`:
-    torch's names of the types of query, key and value that are served. There is no backward of inputs with
-    a query and a key axis, and of formulas that registers don't hold."""
+    torch's names of the types of query, key and value that are served. There is no backward of inputs with a query and
+    a key axis, nor of formulas that registers don't hold."""
 
     forward: ForwardText
     walks: tuple[HopperWalk, ...]

@@ -160,7 +160,7 @@ def _is_light(this: PassText) -> bool:
 
 
 def _is_one_exponential(this: PassText) -> bool:
-    """Whether that of a score beside a running maximum of scores is nearly all that its weight takes."""
+    """Whether that of a score beside a pivot, their maximum, is nearly all that its weight takes."""
     return [pivot.exponent for pivot in this.pivots] == ["qk"]
 
 

@@ -47,17 +47,12 @@ def _content(factor: Expr) -> tuple[Fraction, Expr]:
 
 
 def _quotient(above: Counter[Expr], below: Counter[Expr]) -> Expr:
-    return (
-        ir.apply("div", _product(Fraction(1), above), _product(Fraction(1), below))
-        if below
-        else _product(Fraction(1), above)
-    )
+    numerator = _product(Fraction(1), above)
+    return ir.apply("div", numerator, _product(Fraction(1), below)) if below else numerator
 
 
 def _product(number: Fraction, parts: Counter[Expr]) -> Expr:
     """Sorted, so that equal products are equal trees."""
-    ordered = sorted(parts.elements(), key=repr)
-    if not ordered:
-        return Number(number)
-    shown = ordered if number == 1 else [Number(number), *ordered]
+    ordered: list[Expr] = sorted(parts.elements(), key=repr)
+    shown = ordered if ordered and number == 1 else [Number(number), *ordered]
     return shown[0] if len(shown) == 1 else ir.Apply("mul", tuple(shown))

@@ -135,8 +135,8 @@ class RootText:
 class PassText:
     """One pass over the keys. Lines `before` lead to the pivots' exponents, lines `after` need the new pivots.
 
-    A tile on which `support` is nowhere positive adds nothing to the accumulators. Pivots need not follow the
-    maxima while the sums `telling` of it stay in range; there may be none.
+    A tile on which `support` is nowhere positive adds nothing to the accumulators. `telling` are the sums of the last
+    pass that say whether its pivots may rest, see `ForwardPass.telling`; none of other passes.
     """
 
     outer: tuple[str, ...]
