@@ -190,10 +190,6 @@ def affine_total_forward(
     alpha_in_base = _head(alpha_in_ptr, batch, alpha_in_stride_batch, q_head, alpha_in_stride_head)
     alpha_in = _vector(alpha_in_base, rows, n_q, alpha_in_stride_query)
 
-    STEADY: tl.constexpr = v_ptr.dtype.element_ty == tl.bfloat16
-    if STEADY:  # at least one tile counts as one at an edge
-        all_full = (first_edge == first_full) & (last_full == last_edge)
-        last_full = tl.where(all_full, tl.maximum(last_full - BLOCK_N, first_full), last_full)
     t1 = LOG2E * scale
 
     row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
@@ -203,20 +199,7 @@ def affine_total_forward(
     acc1_whole = tl.zeros([16, BLOCK_DV], tl.float32)
     acc2 = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
 
-    # The tiles at the edges, where rows find their maxima; the whole ones, relative to these; all, if that didn't do.
-    for edge in tl.static_range(-1, 2 if STEADY else 1):
-        if STEADY and edge == 0:
-            row_max = tl.where(row_max == float("-inf"), 0.0, row_max)
-        if edge == 1:
-            inside = visible_count == 0
-            inside = inside | (tl.abs(row_sum) > 8.7e-19) & (tl.abs(row_sum) < 1.2e18)
-            again = tl.min(inside.to(tl.int32), 0) == 0
-            last_full = first_full
-            last_edge = tl.where(again, last_edge, first_edge)
-            row_max = tl.where(again, float("-inf"), row_max)
-            row_sum = tl.where(again, 0.0, row_sum)
-            acc1 = tl.where(again, 0.0, acc1)
-            acc2 = tl.where(again, 0.0, acc2)
+    for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
         begin = first_edge if edge else first_full
         end = last_edge - (last_full - first_full) if edge else last_full
 
@@ -235,24 +218,21 @@ def affine_total_forward(
                 behind_first = (keys[None, :] - visible_from[:, None]).to(tl.uint32)
                 visible = behind_first < visible_count.to(tl.uint32)[:, None]
 
-            if edge or not STEADY:
-                row_max_old = row_max
-                row_max_seen = qk
-                if edge:
-                    row_max_seen = tl.where(visible, row_max_seen, float("-inf"))
-                row_max_kept = tl.maximum(row_max_old, tl.max(row_max_seen, 1) * scale)
-                # What is relative to a row's pivot stays finite while the pivot is the least there is.
-                row_max = tl.where(row_max_kept == float("-inf"), 0.0, row_max_kept)
-                row_max_rescale = tl.exp2(LOG2E * (row_max_old - row_max))
+            row_max_old = row_max
+            row_max_seen = qk
+            if edge:
+                row_max_seen = tl.where(visible, row_max_seen, float("-inf"))
+            row_max_kept = tl.maximum(row_max_old, tl.max(row_max_seen, 1) * scale)
+            # What is relative to a row's pivot stays finite while the pivot is the least there is.
+            row_max = tl.where(row_max_kept == float("-inf"), 0.0, row_max_kept)
+            row_max_rescale = tl.exp2(LOG2E * (row_max_old - row_max))
             t2 = LOG2E * row_max
             row_sum_term = tl.exp2(t1 * qk - t2[:, None])
 
             row_sum_seen = row_sum_term
             if edge:
                 row_sum_seen = tl.where(visible, row_sum_seen, 0.0)
-            if edge or not STEADY:
-                row_sum = row_sum * row_max_rescale
-            row_sum = row_sum + tl.sum(row_sum_seen, 1)
+            row_sum = row_sum * row_max_rescale + tl.sum(row_sum_seen, 1)
             v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
             acc1_columns = 1.0 + tl.zeros([BLOCK_N], tl.float32)
             if edge:
@@ -262,14 +242,12 @@ def affine_total_forward(
             else:
                 acc1_terms = v.to(tl.float32) * acc1_columns[:, None]
                 acc1_whole += tl.sum(tl.reshape(acc1_terms, [BLOCK_N // 16, 16, BLOCK_DV]), 0)
-            if edge or not STEADY:
-                acc2 = acc2 * row_max_rescale[:, None]
+            acc2 = acc2 * row_max_rescale[:, None]
             p = row_sum_term
             if edge:
                 p = tl.where(visible, p, 0.0)
             acc2 = tl.dot(p.to(v.dtype), v, acc2, input_precision=PRECISION)
-            if edge or not STEADY:
-                row_max = row_max_kept
+            row_max = row_max_kept
         if edge == 0:
             acc1 += tl.sum(acc1_whole, 0)[None, :]
 

@@ -278,7 +278,7 @@ def alpha_entmax_forward(
 
     extreme = tl.full([BLOCK_M], float("-inf"), tl.float32)
 
-    for edge in tl.static_range(-1, 1):  # the tiles on both sides of those that are wholly visible, then these
+    for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
         begin = first_edge if edge else first_full
         end = last_edge - (last_full - first_full) if edge else last_full
 
@@ -328,7 +328,7 @@ def alpha_entmax_forward(
         trial2 = tl.full([BLOCK_M], 0.0, tl.float32)
         trial3 = tl.full([BLOCK_M], 0.0, tl.float32)
 
-        for edge in tl.static_range(-1, 1):  # the tiles on both sides of those that are wholly visible, then these
+        for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
             begin = first_edge if edge else first_full
             end = last_edge - (last_full - first_full) if edge else last_full
 
@@ -385,7 +385,7 @@ def alpha_entmax_forward(
     tau_slope = tl.full([BLOCK_M], 0.0, tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
 
-    for edge in tl.static_range(-1, 1):  # the tiles on both sides of those that are wholly visible, then these
+    for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
         begin = first_edge if edge else first_full
         end = last_edge - (last_full - first_full) if edge else last_full
 

@@ -141,38 +141,6 @@ def _settled(accumulator, CUDA: tl.constexpr):
 
 
 @triton.jit
-def _held(weights, CUDA: tl.constexpr):
-    """The weights unchanged. A product takes what is computed in its loop from registers; what a loop carries, and a
-    move isn't, would go through shared memory."""
-    if CUDA and weights.dtype.primitive_bitwidth == 16:
-        weights = tl.inline_asm_elementwise(
-            "mov.b32 $0, $1;", "=r,r", [weights], dtype=weights.dtype, is_pure=True, pack=2
-        )
-    return weights
-
-
-@triton.jit
-def _weights_in_order(weights, CUDA: tl.constexpr):
-    """The weights unchanged, by a branch that is never taken: no conversion makes a NaN of ones alone. ptxas moves the
-    wait for a product, and copies of the next tile with it, in front of weights that should be computed beside the
-    product, but not across a branch on them."""
-    if CUDA and weights.dtype.primitive_bitwidth == 16 and weights.numel >= 4096:  # 16 in each of up to 256 threads
-        weights = tl.inline_asm_elementwise(
-            """
-            {
-            .reg .pred p; .reg .b32 t;
-            lop3.b32 t, $8, $9, $10, 0x80; lop3.b32 t, t, $11, $12, 0x80; lop3.b32 t, t, $13, $14, 0x80;
-            and.b32 t, t, $15; setp.eq.s32 p, t, -1; @p exit;
-            mov.b32 $0, $8; mov.b32 $1, $9; mov.b32 $2, $10; mov.b32 $3, $11;
-            mov.b32 $4, $12; mov.b32 $5, $13; mov.b32 $6, $14; mov.b32 $7, $15;
-            }
-            """,
-            "=r,=r,=r,=r,=r,=r,=r,=r,r,r,r,r,r,r,r,r", [weights], dtype=weights.dtype, is_pure=False, pack=16,
-        )  # fmt: skip
-    return weights
-
-
-@triton.jit
 def _square(x):
     return x * x
 
@@ -184,7 +152,7 @@ def exp_norm_forward(
     v_stride_b, v_stride_h, v_stride_n: tl.constexpr, v_stride_d: tl.constexpr,
     heads, group, n_q, n_k, scale, left, right, offset, together,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr, BEHIND: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
 ):  # fmt: skip
     """Grid: one program per block of BLOCK_M queries, batch and head. `left`, `right`: keys seen beside a position."""
     LOG2E: tl.constexpr = 1.4426950408889634
@@ -220,13 +188,11 @@ def exp_norm_forward(
     row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
 
-    for edge in tl.static_range(-1, 1):  # the tiles on both sides of those that are wholly visible, then these
+    for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
         begin = first_edge if edge else first_full
         end = last_edge - (last_full - first_full) if edge else last_full
 
         acc = _settled(acc, CUDA)
-        if BEHIND:
-            acc_weights = tl.zeros([BLOCK_M, BLOCK_N], v_ptr.dtype.element_ty)  # that haven't met their values yet
         for step in tl.range(begin, end, BLOCK_N):
             first_key = step
             if edge:
@@ -235,15 +201,6 @@ def exp_norm_forward(
             keys = first_key + tl.arange(0, BLOCK_N)
             k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, edge)
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-            if BEHIND:
-                # The tile before: while its weights and values are multiplied, this one's weights are computed.
-                step_behind = tl.maximum(step - BLOCK_N, begin)
-                key_behind = step_behind
-                if edge:
-                    key_behind += tl.where(step_behind < first_full, 0, last_full - first_full)
-
-                v_behind = _tile(v_base, key_behind, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
-                acc = tl.dot(_held(acc_weights, CUDA), v_behind, acc, input_precision=PRECISION)
 
             if edge:
                 # One unsigned comparison: keys before the first are far beyond the last.
@@ -261,27 +218,13 @@ def exp_norm_forward(
             t2 = LOG2E * row_max
             acc_weight = tl.exp2(t1 * qk - t2[:, None])
 
-            if not BEHIND:
-                v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
-            if not BEHIND:
-                acc = acc * row_max_rescale[:, None]
+            v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
+            acc = acc * row_max_rescale[:, None]
             p = acc_weight
             if edge:
                 p = tl.where(visible, p, 0.0)
-            if BEHIND:
-                acc_weights = _weights_in_order(p.to(v_ptr.dtype.element_ty), CUDA)
-                acc = acc * row_max_rescale[:, None]
-            else:
-                acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
+            acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
             row_max = row_max_kept
-        if BEHIND:
-            last_step = begin + (end - 1 - begin) // BLOCK_N * BLOCK_N
-            last_key = last_step
-            if edge:
-                last_key += tl.where(last_step < first_full, 0, last_full - first_full)
-
-            v = _tile(v_base, last_key, tl.where(begin < end, n_k, 0), v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, True)  # fmt: skip
-            acc = tl.dot(acc_weights, v, acc, input_precision=PRECISION)
 
     row_max = tl.where(row_max == float("-inf"), 0.0, row_max)
 
@@ -525,7 +468,7 @@ CONFIGS: dict[str, dict[tuple[str, int, int], Tile]] = {
     },
     "sm_90": {
         ("forward", 64, 2): Tile(64, 128, 4, 2),
-        ("forward", 128, 2): Tile(128, 128, 8, 2),
+        ("forward", 128, 2): Tile(128, 64, 8, 3),
         ("forward", 256, 2): Tile(128, 32, 8, 2),
         ("backward_query", 64, 2): Tile(64, 64, 4, 3),
         ("backward_query", 128, 2): Tile(64, 64, 4, 2),
@@ -602,8 +545,6 @@ CONFIGS: dict[str, dict[tuple[str, int, int], Tile]] = {
         ("backward_pair", 256, 4): Tile(16, 16, 4, 1),
     },
 }
-# (architecture, head dim up to, bytes per element) of the forward's rows where weights meet their values a tile later.
-BEHIND = {("sm_90", 128, 2)}
 OVERRIDES: dict[str, Tile] = {}  # kernel -> tile; wins over TUNED and CONFIGS
 # (kernel, type, head dim, value head dim, masked) -> tile: what `attngen tune` found on this machine, if asked
 TUNED: dict[tuple[str, str, int, int, bool], Tile] = {}
@@ -728,7 +669,6 @@ def launch_forward(
     wide = (torch.empty_like(out, dtype=torch.float32) if kept == WITH_ALL else None for _ in range(1))
     saved += wide
     constants = _constants("forward", query, value, call)
-    constants["BEHIND"] = (_architecture(), *_row_that_fits("forward", query, value)[1:]) in BEHIND
     grid = (triton.cdiv(n_q, constants["BLOCK_M"]) * batch * heads,)
     exp_norm_forward[grid](
         query, key, value, out, *saved,

@@ -210,10 +210,6 @@ def retention_forward(
 
     log_decay_in = tl.load(log_decay_in_ptr + tl.cast(q_head, tl.int64) * log_decay_in_stride_head).to(tl.float32)
 
-    STEADY: tl.constexpr = v_ptr.dtype.element_ty == tl.bfloat16
-    if STEADY:  # at least one tile counts as one at an edge
-        all_full = (first_edge == first_full) & (last_full == last_edge)
-        last_full = tl.where(all_full, tl.maximum(last_full - BLOCK_N, first_full), last_full)
     t1 = tl.exp2(LOG2E * log_decay_in)
     t3 = LOG2E * t1
 
@@ -222,20 +218,7 @@ def retention_forward(
     row_sum2 = tl.full([BLOCK_M], 0.0, tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
 
-    # The tiles at the edges, where rows find their maxima; the whole ones, relative to these; all, if that didn't do.
-    for edge in tl.static_range(-1, 2 if STEADY else 1):
-        if STEADY and edge == 0:
-            row_max = tl.where(row_max == float("-inf"), 0.0, row_max)
-        if edge == 1:
-            inside = visible_count == 0
-            inside = inside | (tl.abs(row_sum1) > 8.7e-19) & (tl.abs(row_sum1) < 1.2e18) & (tl.abs(row_sum2) > 8.7e-19) & (tl.abs(row_sum2) < 1.2e18)  # fmt: skip
-            again = tl.min(inside.to(tl.int32), 0) == 0
-            last_full = first_full
-            last_edge = tl.where(again, last_edge, first_edge)
-            row_max = tl.where(again, float("-inf"), row_max)
-            row_sum1 = tl.where(again, 0.0, row_sum1)
-            row_sum2 = tl.where(again, 0.0, row_sum2)
-            acc = tl.where(again, 0.0, acc)
+    for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
         begin = first_edge if edge else first_full
         end = last_edge - (last_full - first_full) if edge else last_full
 
@@ -258,15 +241,14 @@ def retention_forward(
                 behind_first = (keys[None, :] - visible_from[:, None]).to(tl.uint32)
                 visible = behind_first < visible_count.to(tl.uint32)[:, None]
 
-            if edge or not STEADY:
-                row_max_old = row_max
-                row_max_seen = row_max_exponent
-                if edge:
-                    row_max_seen = tl.where(visible, row_max_seen, float("-inf"))
-                row_max_kept = tl.maximum(row_max_old, tl.max(row_max_seen, 1))
-                # What is relative to a row's pivot stays finite while the pivot is the least there is.
-                row_max = tl.where(row_max_kept == float("-inf"), 0.0, row_max_kept)
-                row_max_rescale = tl.exp2(LOG2E * (row_max_old - row_max))
+            row_max_old = row_max
+            row_max_seen = row_max_exponent
+            if edge:
+                row_max_seen = tl.where(visible, row_max_seen, float("-inf"))
+            row_max_kept = tl.maximum(row_max_old, tl.max(row_max_seen, 1))
+            # What is relative to a row's pivot stays finite while the pivot is the least there is.
+            row_max = tl.where(row_max_kept == float("-inf"), 0.0, row_max_kept)
+            row_max_rescale = tl.exp2(LOG2E * (row_max_old - row_max))
             t4 = -(LOG2E * row_max)
             row_sum1_term = tl.exp2(t4[:, None] - t3 * t2)
             row_sum2_term = qk * row_sum1_term
@@ -274,24 +256,18 @@ def retention_forward(
             row_sum1_seen = row_sum1_term
             if edge:
                 row_sum1_seen = tl.where(visible, row_sum1_seen, 0.0)
-            if edge or not STEADY:
-                row_sum1 = row_sum1 * row_max_rescale
-            row_sum1 = row_sum1 + tl.sum(row_sum1_seen, 1)
+            row_sum1 = row_sum1 * row_max_rescale + tl.sum(row_sum1_seen, 1)
             row_sum2_seen = row_sum2_term
             if edge:
                 row_sum2_seen = tl.where(visible, row_sum2_seen, 0.0)
-            if edge or not STEADY:
-                row_sum2 = row_sum2 * row_max_rescale
-            row_sum2 = row_sum2 + tl.sum(row_sum2_seen, 1)
+            row_sum2 = row_sum2 * row_max_rescale + tl.sum(row_sum2_seen, 1)
             v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
-            if edge or not STEADY:
-                acc = acc * row_max_rescale[:, None]
+            acc = acc * row_max_rescale[:, None]
             p = row_sum2_term
             if edge:
                 p = tl.where(visible, p, 0.0)
             acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
-            if edge or not STEADY:
-                row_max = row_max_kept
+            row_max = row_max_kept
 
     row_max = tl.where(row_max == float("-inf"), 0.0, row_max)
     lse = row_max + tl.log(row_sum1)

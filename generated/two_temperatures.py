@@ -198,10 +198,6 @@ def two_temperatures_forward(
     warm_in = tl.load(warm_in_ptr + tl.cast(q_head, tl.int64) * warm_in_stride_head).to(tl.float32)
     heat_in = tl.load(heat_in_ptr + tl.cast(q_head, tl.int64) * heat_in_stride_head).to(tl.float32)
 
-    STEADY: tl.constexpr = v_ptr.dtype.element_ty == tl.bfloat16
-    if STEADY:  # at least one tile counts as one at an edge
-        all_full = (first_edge == first_full) & (last_full == last_edge)
-        last_full = tl.where(all_full, tl.maximum(last_full - BLOCK_N, first_full), last_full)
     t1 = 1.0 / heat_in
     t2 = LOG2E * scale
     t4 = t2 * t1
@@ -213,23 +209,7 @@ def two_temperatures_forward(
     acc1 = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
     acc2 = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
 
-    # The tiles at the edges, where rows find their maxima; the whole ones, relative to these; all, if that didn't do.
-    for edge in tl.static_range(-1, 2 if STEADY else 1):
-        if STEADY and edge == 0:
-            row_max1 = tl.where(row_max1 == float("-inf"), 0.0, row_max1)
-            row_max2 = tl.where(row_max2 == float("-inf"), 0.0, row_max2)
-        if edge == 1:
-            inside = visible_count == 0
-            inside = inside | (tl.abs(row_sum1) > 8.7e-19) & (tl.abs(row_sum1) < 1.2e18) & (tl.abs(row_sum2) > 8.7e-19) & (tl.abs(row_sum2) < 1.2e18)  # fmt: skip
-            again = tl.min(inside.to(tl.int32), 0) == 0
-            last_full = first_full
-            last_edge = tl.where(again, last_edge, first_edge)
-            row_max1 = tl.where(again, float("-inf"), row_max1)
-            row_max2 = tl.where(again, float("-inf"), row_max2)
-            row_sum1 = tl.where(again, 0.0, row_sum1)
-            row_sum2 = tl.where(again, 0.0, row_sum2)
-            acc1 = tl.where(again, 0.0, acc1)
-            acc2 = tl.where(again, 0.0, acc2)
+    for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
         begin = first_edge if edge else first_full
         end = last_edge - (last_full - first_full) if edge else last_full
 
@@ -251,23 +231,22 @@ def two_temperatures_forward(
                 behind_first = (keys[None, :] - visible_from[:, None]).to(tl.uint32)
                 visible = behind_first < visible_count.to(tl.uint32)[:, None]
 
-            if edge or not STEADY:
-                row_max1_old = row_max1
-                row_max1_seen = qk
-                if edge:
-                    row_max1_seen = tl.where(visible, row_max1_seen, float("-inf"))
-                row_max1_kept = tl.maximum(row_max1_old, tl.max(row_max1_seen, 1) * scale)
-                # What is relative to a row's pivot stays finite while the pivot is the least there is.
-                row_max1 = tl.where(row_max1_kept == float("-inf"), 0.0, row_max1_kept)
-                row_max1_rescale = tl.exp2(LOG2E * (row_max1_old - row_max1))
-                row_max2_old = row_max2
-                row_max2_seen = row_max2_exponent
-                if edge:
-                    row_max2_seen = tl.where(visible, row_max2_seen, float("-inf"))
-                row_max2_kept = tl.maximum(row_max2_old, tl.max(row_max2_seen, 1) * scale)
-                # What is relative to a row's pivot stays finite while the pivot is the least there is.
-                row_max2 = tl.where(row_max2_kept == float("-inf"), 0.0, row_max2_kept)
-                row_max2_rescale = tl.exp2(LOG2E * (row_max2_old - row_max2))
+            row_max1_old = row_max1
+            row_max1_seen = qk
+            if edge:
+                row_max1_seen = tl.where(visible, row_max1_seen, float("-inf"))
+            row_max1_kept = tl.maximum(row_max1_old, tl.max(row_max1_seen, 1) * scale)
+            # What is relative to a row's pivot stays finite while the pivot is the least there is.
+            row_max1 = tl.where(row_max1_kept == float("-inf"), 0.0, row_max1_kept)
+            row_max1_rescale = tl.exp2(LOG2E * (row_max1_old - row_max1))
+            row_max2_old = row_max2
+            row_max2_seen = row_max2_exponent
+            if edge:
+                row_max2_seen = tl.where(visible, row_max2_seen, float("-inf"))
+            row_max2_kept = tl.maximum(row_max2_old, tl.max(row_max2_seen, 1) * scale)
+            # What is relative to a row's pivot stays finite while the pivot is the least there is.
+            row_max2 = tl.where(row_max2_kept == float("-inf"), 0.0, row_max2_kept)
+            row_max2_rescale = tl.exp2(LOG2E * (row_max2_old - row_max2))
             t3 = LOG2E * row_max1
             row_sum1_term = tl.exp2(t2 * qk - t3[:, None])
             t5 = LOG2E * row_max2
@@ -276,31 +255,24 @@ def two_temperatures_forward(
             row_sum1_seen = row_sum1_term
             if edge:
                 row_sum1_seen = tl.where(visible, row_sum1_seen, 0.0)
-            if edge or not STEADY:
-                row_sum1 = row_sum1 * row_max1_rescale
-            row_sum1 = row_sum1 + tl.sum(row_sum1_seen, 1)
+            row_sum1 = row_sum1 * row_max1_rescale + tl.sum(row_sum1_seen, 1)
             row_sum2_seen = row_sum2_term
             if edge:
                 row_sum2_seen = tl.where(visible, row_sum2_seen, 0.0)
-            if edge or not STEADY:
-                row_sum2 = row_sum2 * row_max2_rescale
-            row_sum2 = row_sum2 + tl.sum(row_sum2_seen, 1)
+            row_sum2 = row_sum2 * row_max2_rescale + tl.sum(row_sum2_seen, 1)
             v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
-            if edge or not STEADY:
-                acc1 = acc1 * row_max1_rescale[:, None]
+            acc1 = acc1 * row_max1_rescale[:, None]
             p = row_sum1_term
             if edge:
                 p = tl.where(visible, p, 0.0)
             acc1 = tl.dot(p.to(v.dtype), v, acc1, input_precision=PRECISION)
-            if edge or not STEADY:
-                acc2 = acc2 * row_max2_rescale[:, None]
+            acc2 = acc2 * row_max2_rescale[:, None]
             p = row_sum2_term
             if edge:
                 p = tl.where(visible, p, 0.0)
             acc2 = tl.dot(p.to(v.dtype), v, acc2, input_precision=PRECISION)
-            if edge or not STEADY:
-                row_max1 = row_max1_kept
-                row_max2 = row_max2_kept
+            row_max1 = row_max1_kept
+            row_max2 = row_max2_kept
 
     row_max1 = tl.where(row_max1 == float("-inf"), 0.0, row_max1)
     row_max2 = tl.where(row_max2 == float("-inf"), 0.0, row_max2)

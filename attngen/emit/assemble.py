@@ -14,7 +14,7 @@ from attngen.build import DEFAULT, Build
 from attngen.emit import context as ct
 from attngen.emit import glossary as gl
 from attngen.emit.channels import last_step, output_gradient
-from attngen.emit.configs import NATIVE_TILES, configs, rows_behind
+from attngen.emit.configs import NATIVE_TILES, configs, is_steady, rows_behind
 from attngen.emit.cpp import assemble_cpp
 from attngen.emit.fast import FUNCTIONS, printers_for
 from attngen.emit.hopper import hopper_text, is_served, without_input_gradients, without_support
@@ -100,6 +100,7 @@ class _Assembly:
             kernel_names=self.kernel_names(),
             configs=configs(plan),
             behind=rows_behind(plan),
+            resting=plan.analysis.forward.passes[-1].telling if is_steady(plan) else (),
             inputs=tuple(self.input_text(i) for i in normalizer.inputs),
             input_axes=tuple(i.axes for i in normalizer.inputs),
             gradient_places=tuple((self.positions[g.name], g.level) for g in self.gradient_order()),
