@@ -89,6 +89,19 @@ class OpPlan:
     costs: Costs
 
     @property
+    def telling(self) -> tuple[str, ...]:
+        """Sums of the last pass that tell whether its pivots may rest below the maxima: one at least relative to each
+        pivot, or none at all. Pivots that a caller may ask for are maxima.
+
+        While such a sum is neither huge nor tiny, its terms are exact relative to any pivot, not the maximum alone.
+        """
+        last = self.analysis.forward.passes[-1]
+        sums = [carry for carry in last.carries if carry.pivot is not None]
+        pivots = {pivot.name for pivot in last.pivots}
+        may_rest = pivots == {carry.pivot for carry in sums} and pivots.isdisjoint(row.row for row in self.aux)
+        return tuple(carry.name for carry in sums) if may_rest else ()
+
+    @property
     def row_sums(self) -> tuple[RowSum, ...]:
         return sums_of(self.row_gradients)
 

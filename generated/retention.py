@@ -13,7 +13,7 @@ o: output. do, dq, dk, dv: gradients of the output, query, key, value. dp = do .
 log_decay: an input, (Hq), or what broadcasts to it; a tensor or a number. log(1 / 32) if None.
 lse: log sum(exp(-(exp(log_decay) * abs(i - j))))
 row_sum2: sum(qk * exp(-(exp(log_decay) * abs(i - j)))) * exp(-row_max)
-row_max: running maximum of -(exp(log_decay) * abs(i - j)); in bfloat16 one over some keys may do
+row_max: running maximum of -(exp(log_decay) * abs(i - j))
 
 Forward, 1 pass over the keys:
     pass 1: row_max = max(-(exp(log_decay) * abs(i - j)))
@@ -218,7 +218,7 @@ def retention_forward(
     row_sum2 = tl.full([BLOCK_M], 0.0, tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
 
-    for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
+    for edge in tl.static_range(-1, 1):  # the tiles on both sides of those that are wholly visible, then these
         begin = first_edge if edge else first_full
         end = last_edge - (last_full - first_full) if edge else last_full
 

@@ -12,8 +12,8 @@ warm: an input, (Hq), or what broadcasts to it; a tensor or a number. 0.5 if Non
 heat: an input, (Hq), or what broadcasts to it; a tensor or a number. 2 if None.
 lse: log sum(exp(qk * scale))
 row_sum2: sum(exp(qk * scale / heat)) * exp(-row_max2)
-row_max1: running maximum of qk * scale; in bfloat16 one over some keys may do
-row_max2: running maximum of qk * scale / heat; in bfloat16 one over some keys may do
+row_max1: running maximum of qk * scale
+row_max2: running maximum of qk * scale / heat
 dot2: do . acc2
 dot1: do . acc1
 
@@ -209,7 +209,7 @@ def two_temperatures_forward(
     acc1 = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
     acc2 = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
 
-    for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
+    for edge in tl.static_range(-1, 1):  # the tiles on both sides of those that are wholly visible, then these
         begin = first_edge if edge else first_full
         end = last_edge - (last_full - first_full) if edge else last_full
 

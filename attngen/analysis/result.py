@@ -18,7 +18,7 @@ Level = Literal["row", "key", "pair"]
 class Pivot:
     """The maximum of `exponent` over the keys seen so far; what is carried relative to it can't overflow.
 
-    Kernels may let it rest at that of some keys for as long as the sums in `ForwardPass.telling` allow.
+    Kernels may let it rest at that of some keys for as long as the sums in `OpPlan.telling` allow.
 
 
     "exponential": sums contain exp(power * (exponent - pivot)). "power": sums contain (exponent / pivot) ** power, the
@@ -110,15 +110,6 @@ class ForwardPass:
     carries: tuple[Carry, ...]
     statistics: tuple[RowStatistic, ...]
     root: Root | None = None
-
-    @property
-    def telling(self) -> tuple[str, ...]:
-        """Sums that tell whether pivots may rest below the maxima: one at least relative to each pivot, or none at all.
-
-        While such a sum is neither huge nor tiny, its terms are exact relative to any pivot, not the maximum alone.
-        """
-        sums = [carry for carry in self.carries if carry.pivot is not None]
-        return tuple(c.name for c in sums) if {p.name for p in self.pivots} == {c.pivot for c in sums} else ()
 
 
 @dataclass(frozen=True, slots=True)

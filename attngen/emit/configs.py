@@ -127,7 +127,7 @@ def is_steady(plan: OpPlan) -> bool:
     """Whether pivots rest while whole tiles are walked over, and formulas are so short that registers are left for a
     tile's weights to wait in. Nothing of a tile is passed over where there are pivots."""
     forward, last = plan.analysis.forward, plan.analysis.forward.passes[-1]
-    if not last.telling or len(forward.accumulators) > 1 or forward.accumulators[0].pivot is None:
+    if not plan.telling or len(forward.accumulators) > 1 or forward.accumulators[0].pivot is None:
         return False
     sums: list[Carry | Accumulator] = [*last.carries, *forward.accumulators]
     formulas = [*(pivot.exponent for pivot in last.pivots), *(term.body for term in sums)]

@@ -63,7 +63,7 @@ def glossary(plan: OpPlan) -> tuple[str, ...]:
         names = {s.name for s in forward_pass.statistics}
         lines += [f"{_both_names(a)}: {_meant(plan, a)}" for a in plan.aux if a.row in names]
         lines += [f"{s.name}: {_meaning(plan, s.meaning)}" for s in _behind_roots(plan, forward_pass)]
-        rests = "; in bfloat16 one over some keys may do" if forward_pass is last and last.telling else ""
+        rests = "; in bfloat16 one over some keys may do" if forward_pass is last and plan.telling else ""
         lines += [f"{p.name}: running maximum of {notation.text(p.exponent)}{rests}" for p in forward_pass.pivots]
     products = plan.analysis.backward.products
     lines += [f"{p.name}: do . {p.accumulator}" for p in products]

@@ -136,7 +136,7 @@ class PassText:
     """One pass over the keys. Lines `before` lead to the pivots' exponents, lines `after` need the new pivots.
 
     A tile on which `support` is nowhere positive adds nothing to the accumulators. `telling` are the sums of the last
-    pass that say whether its pivots may rest, see `ForwardPass.telling`; none of other passes.
+    pass that say whether its pivots may rest, see `OpPlan.telling`; none of other passes.
     """
 
     outer: tuple[str, ...]
@@ -279,7 +279,7 @@ class Scribe:
             lines.uses | root.uses if root else lines.uses,
             root,
             lines.tile.get(SUPPORT, ""),
-            this.telling if accumulators else (),
+            self.plan.telling if accumulators else (),
         )
 
     def _root(self, root: Root, trial: Iterable[Carry | Pivot]) -> RootText:
