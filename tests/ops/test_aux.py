@@ -16,6 +16,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 import generated.affine_scaled
+import generated.elu_l1
 import generated.sigmoid
 import generated.sink
 import generated.softmax
@@ -96,6 +97,22 @@ def test_kernels_return_float32(dtype: torch.dtype) -> None:
     assert (out.dtype, aux.z.dtype, aux.z.shape) == (dtype, torch.float32, (2, 4, 5))
     right = (torch.nn.functional.softplus(scores(query.double(), key.double())) * CAUSAL).sum(-1)
     torch.testing.assert_close(aux.z.double(), right, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_maximum_that_comes_with_its_sum(dtype: torch.dtype) -> None:
+    """It is that of all keys, by which gradients are taken, and not of some: those in front have the largest scores."""
+    module = generated.elu_l1
+    query, key, value = (x[:1] for x in tensors(dtype, n_q=16, n_k=256))
+    query[..., 0], key[..., 0], key[:, :, :128, 0] = 4.0, -12.0, -8.0
+    leaves = [x.requires_grad_() for x in (query, key)]
+    with interpreting(module):
+        _, aux = module.elu_l1_attention(*leaves, value, return_aux=True)
+        found = torch.autograd.grad((aux.row_sum.log() + aux.row_max).sum(), leaves)
+    s = scores(query.double(), key.double())
+    torch.testing.assert_close(aux.row_max.double(), s.amax(-1), rtol=1e-5, atol=1e-5)
+    right = torch.autograd.grad(torch.nn.functional.elu(s).add(1).sum(-1).log().sum(), leaves)
+    torch.testing.assert_close(found, right, rtol=2e-2, atol=2e-2)
 
 
 def test_a_formula_without_statistics() -> None:
