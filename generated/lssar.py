@@ -275,7 +275,7 @@ def lssar_forward(
     row_sum = tl.full([BLOCK_M], 0.0, tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
 
-    for edge in tl.static_range(-1, 1):  # the tiles on both sides of those that are wholly visible, then these
+    for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
         begin = first_edge if edge else first_full
         end = last_edge - (last_full - first_full) if edge else last_full
 

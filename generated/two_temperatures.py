@@ -209,7 +209,7 @@ def two_temperatures_forward(
     acc1 = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
     acc2 = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
 
-    for edge in tl.static_range(-1, 1):  # the tiles on both sides of those that are wholly visible, then these
+    for edge in tl.static_range(2):  # the tiles that are wholly visible, then those on both sides of them
         begin = first_edge if edge else first_full
         end = last_edge - (last_full - first_full) if edge else last_full
 

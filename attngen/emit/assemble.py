@@ -100,7 +100,7 @@ class _Assembly:
             kernel_names=self.kernel_names(),
             configs=configs(plan),
             behind=rows_behind(plan),
-            resting=plan.analysis.forward.passes[-1].telling if is_steady(plan) else (),
+            resting=plan.telling if is_steady(plan) else (),
             inputs=tuple(self.input_text(i) for i in normalizer.inputs),
             input_axes=tuple(i.axes for i in normalizer.inputs),
             gradient_places=tuple((self.positions[g.name], g.level) for g in self.gradient_order()),

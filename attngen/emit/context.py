@@ -304,7 +304,7 @@ class ModuleContext:
     kernel_names: tuple[str, ...]
     configs: Mapping[str, tuple[Config, ...]]
     behind: tuple[tuple[str, int, int], ...]  # (architecture, width, itemsize) of the forward's rows that are
-    resting: tuple[str, ...]  # `PassText.telling` of the forward's last pass, if registers are left for a second walk
+    resting: tuple[str, ...]  # `OpPlan.telling`, if registers are left for a second walk
     inputs: tuple[InputText, ...]
     input_axes: tuple[tuple[str, ...], ...]
     gradient_places: tuple[tuple[int, str], ...]  # (input, level) of each result of the backward behind dV
