@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from attngen import ir, notation
+from attngen.analysis.resting import telling
 from attngen.analysis.result import (
     Accumulator,
     Analysis,
@@ -95,11 +96,8 @@ class OpPlan:
 
         While such a sum is neither huge nor tiny, its terms are exact relative to any pivot, not the maximum alone.
         """
-        last = self.analysis.forward.passes[-1]
-        sums = [carry for carry in last.carries if carry.pivot is not None]
-        pivots = {pivot.name for pivot in last.pivots}
-        may_rest = pivots == {carry.pivot for carry in sums} and pivots.isdisjoint(row.row for row in self.aux)
-        return tuple(carry.name for carry in sums) if may_rest else ()
+        pivots = {pivot.name for pivot in self.analysis.forward.passes[-1].pivots}
+        return telling(self.analysis.forward) if pivots.isdisjoint(row.row for row in self.aux) else ()
 
     @property
     def row_sums(self) -> tuple[RowSum, ...]:

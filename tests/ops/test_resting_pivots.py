@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.ops.formulas import FORMULAS
-from tests.ops.oracle import Mask
+from tests.ops.formulas import FORMULAS, Formula
+from tests.ops.oracle import Mask, Rows
 from tests.ops.subject import Case, Load, Subject, check, compare, draw
 
 # Tiles that are wholly visible alone, before, behind and between those at edges; empty rows; rows that see whole tiles
@@ -39,4 +39,35 @@ def test_scores_far_above_or_below_those_at_the_edges(
     tensors["query"][..., 0] = 4.0
     tensors["key"][..., 0] = 0.0
     tensors["key"][..., :32, 0] = factor
+    compare(subject, case, tensors, d_out)
+
+
+CUBES = """
+name: cubes
+weights: exp(3 * s) / sum(exp(s)) ** 3
+"""
+
+
+def _over_a_power(r: Rows) -> torch.Tensor:
+    return torch.exp(r.s) / r.sum(torch.exp(r.s)) ** r.p
+
+
+def _cubes(r: Rows) -> torch.Tensor:
+    return r.softmax(r.s) ** 3
+
+
+POWERS = {
+    "over a power": Formula("softmax_power", _over_a_power, axes={"p": ("head",)}, between={"p": (3.0, 3.0)}),
+    "of a power": Formula(CUBES, _cubes),
+}
+
+
+@pytest.mark.parametrize("name", POWERS)
+def test_sums_in_range_whose_powers_are_not(name: str, load: Load) -> None:
+    """Pivots don't rest there: of the 16 keys at the edge all scores are 38 below the others."""
+    case, subject = Case(n_q=17, n_k=64), Subject(load, POWERS[name], kernels=True)
+    tensors, d_out = draw(subject.formula, case, torch.bfloat16)
+    tensors["query"][..., 0] = 4.0
+    tensors["key"][..., 0] = 0.0
+    tensors["key"][..., 48:, 0] = -38.0
     compare(subject, case, tensors, d_out)

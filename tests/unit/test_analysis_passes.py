@@ -3,6 +3,7 @@
 import pytest
 
 from attngen import ir, notation
+from attngen.analysis.resting import telling
 from attngen.schedule import Costs
 from tests.unit.made_up import HEAD, KEY, SOFTMAX, SOFTPLUS_L1, analysis_of, operations, plan_of, same_value, spec
 
@@ -37,6 +38,22 @@ def test_number_of_passes(name: str) -> None:
     plan = plan_of(text)
     assert len(plan.analysis.forward.passes) == passes
     assert (plan.analysis.kind == "staged") == (passes > 1)
+
+
+@pytest.mark.parametrize(
+    ("weights", "sums"),
+    [
+        (SOFTMAX, 1),
+        ("exp(s) / sqrt(sum(exp(2 * s)))", 1),
+        ("exp(s) / (sum(exp(s)) + sum(exp(-s)))", 2),
+        ("exp(2 * s) / sum(exp(s)) ** 2", 0),
+        ("exp(s) / sum(exp(s)) ** 1.5 * sum(abs(s) * exp(s))", 0),
+        ("exp(s) / sum(exp(s)) ** d", 0),
+        ("exp(s)", 0),
+    ],
+)
+def test_pivots_rest_where_nothing_is_of_higher_powers_than_their_sums(weights: str, sums: int) -> None:
+    assert len(telling(plan_of(spec(weights)).analysis.forward)) == sums
 
 
 KINDS = {
