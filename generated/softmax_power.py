@@ -140,6 +140,30 @@ def _settled(accumulator, CUDA: tl.constexpr):
     return accumulator
 
 
+@triton.jit
+def _held(weights, CUDA: tl.constexpr):
+    """The weights unchanged. A product takes what is computed in its loop from registers; what a loop carries, and a
+    move isn't, would go through shared memory."""
+    if CUDA and weights.dtype.primitive_bitwidth == 16:
+        weights = tl.inline_asm_elementwise(
+            "mov.b32 $0, $1;", "=r,r", [weights], dtype=weights.dtype, is_pure=True, pack=2
+        )
+    return weights
+
+
+@triton.jit
+def _in_order(sums, CUDA: tl.constexpr):
+    """The sums unchanged, by a branch that is never taken: no sum is a NaN of ones alone. ptxas moves the
+    wait for a product, and copies of the next tile with it, in front of weights that should be computed beside the
+    product, but not across a branch on them."""
+    if CUDA:
+        sums = tl.inline_asm_elementwise(
+            "{ .reg .pred p; mov.b32 $0, $1; setp.eq.s32 p, $1, -1; @p exit; }",
+            "=r,r", [sums], dtype=tl.float32, is_pure=False, pack=1,
+        )  # fmt: skip
+    return sums
+
+
 @triton.jit(repr=_shown_as("softmax_power_forward"), do_not_specialize=["together"])
 def softmax_power_forward(
     q_ptr, k_ptr, v_ptr, out_ptr, p_in_ptr, lse_ptr,
@@ -147,7 +171,7 @@ def softmax_power_forward(
     v_stride_b, v_stride_h, v_stride_n: tl.constexpr, v_stride_d: tl.constexpr, p_in_stride_head,
     heads, group, n_q, n_k, scale, left, right, offset, together,
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, CUDA: tl.constexpr, BEHIND: tl.constexpr,
 ):  # fmt: skip
     """Grid: one program per block of BLOCK_M queries, batch and head. `left`, `right`: keys seen beside a position."""
     LOG2E: tl.constexpr = 1.4426950408889634
@@ -191,6 +215,8 @@ def softmax_power_forward(
         end = last_edge - (last_full - first_full) if edge else last_full
 
         acc = _settled(acc, CUDA)
+        if BEHIND:
+            acc_weights = tl.zeros([BLOCK_M, BLOCK_N], v_ptr.dtype.element_ty)  # that haven't met their values yet
         for step in tl.range(begin, end, BLOCK_N):
             first_key = step
             if edge:
@@ -199,6 +225,15 @@ def softmax_power_forward(
             keys = first_key + tl.arange(0, BLOCK_N)
             k = _tile(k_base, first_key, n_k, k_stride_n, k_stride_d, BLOCK_N, BLOCK_D, HEAD_DIM, edge)
             qk = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+            if BEHIND:
+                # The tile before: while its weights and values are multiplied, this one's weights are computed.
+                step_behind = tl.maximum(step - BLOCK_N, begin)
+                key_behind = step_behind
+                if edge:
+                    key_behind += tl.where(step_behind < first_full, 0, last_full - first_full)
+
+                v_behind = _tile(v_base, key_behind, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
+                acc = tl.dot(_held(acc_weights, CUDA), v_behind, acc, input_precision=PRECISION)
 
             if edge:
                 # One unsigned comparison: keys before the first are far beyond the last.
@@ -220,13 +255,28 @@ def softmax_power_forward(
             if edge:
                 row_sum_seen = tl.where(visible, row_sum_seen, 0.0)
             row_sum = row_sum * row_max_rescale + tl.sum(row_sum_seen, 1)
-            v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
-            acc = acc * row_max_rescale[:, None]
+            if not BEHIND:
+                v = _tile(v_base, first_key, n_k, v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, edge)
+            if not BEHIND:
+                acc = acc * row_max_rescale[:, None]
             p = row_sum_term
             if edge:
                 p = tl.where(visible, p, 0.0)
-            acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
+            if BEHIND:
+                row_sum = _in_order(row_sum, CUDA)
+                acc_weights = p.to(v_ptr.dtype.element_ty)
+                acc = acc * row_max_rescale[:, None]
+            else:
+                acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
             row_max = row_max_kept
+        if BEHIND:
+            last_step = begin + (end - 1 - begin) // BLOCK_N * BLOCK_N
+            last_key = last_step
+            if edge:
+                last_key += tl.where(last_step < first_full, 0, last_full - first_full)
+
+            v = _tile(v_base, last_key, tl.where(begin < end, n_k, 0), v_stride_n, v_stride_d, BLOCK_N, BLOCK_DV, VALUE_DIM, True)  # fmt: skip
+            acc = tl.dot(acc_weights, v, acc, input_precision=PRECISION)
 
     row_max = tl.where(row_max == float("-inf"), 0.0, row_max)
     lse = row_max + tl.log(row_sum)
@@ -488,7 +538,7 @@ CONFIGS: dict[str, dict[tuple[str, int, int], Tile]] = {
     },
     "sm_90": {
         ("forward", 64, 2): Tile(64, 128, 4, 2),
-        ("forward", 128, 2): Tile(128, 64, 8, 3),
+        ("forward", 128, 2): Tile(128, 128, 8, 2),
         ("forward", 256, 2): Tile(128, 32, 8, 2),
         ("backward_query", 64, 2): Tile(64, 64, 4, 3),
         ("backward_query", 128, 2): Tile(64, 32, 4, 3),
@@ -565,6 +615,8 @@ CONFIGS: dict[str, dict[tuple[str, int, int], Tile]] = {
         ("backward_pair", 256, 4): Tile(16, 16, 4, 1),
     },
 }
+# (architecture, head dim up to, bytes per element) of the forward's rows where weights meet their values a tile later.
+BEHIND = {("sm_90", 128, 2)}
 OVERRIDES: dict[str, Tile] = {}  # kernel -> tile; wins over TUNED and CONFIGS
 # (kernel, type, head dim, value head dim, masked) -> tile: what `attngen tune` found on this machine, if asked
 TUNED: dict[tuple[str, str, int, int, bool], Tile] = {}
@@ -687,6 +739,7 @@ def launch_forward(
     out = query.new_empty(batch, heads, n_q, value.shape[-1])
     saved: list[Tensor | None] = [_rows(query) if kept >= WITH_ROWS else None for _ in range(1)]
     constants = _constants("forward", query, value, call)
+    constants["BEHIND"] = (_architecture(), *_row_that_fits("forward", query, value)[1:]) in BEHIND
     grid = (triton.cdiv(n_q, constants["BLOCK_M"]) * batch * heads,)
     softmax_power_forward[grid](
         query, key, value, out, inputs[0], *saved,

@@ -114,12 +114,13 @@ def _rows(table: Table) -> tuple[Config, ...]:
 
 def can_be_behind(plan: OpPlan) -> bool:
     """Whether a tile's weights are worth waiting with their values for the next tile's products: they take special
-    functions of scores to hide, and registers are left, as no pivot moves. There is one accumulator, and no tile is
-    passed over."""
+    functions of scores to hide, and registers are left, as they are where pivots rest, or move beside sums of what
+    weights are. There is one accumulator, and no tile is passed over."""
+    last = plan.analysis.forward.passes[-1]
     parts = {part for accumulator in plan.analysis.forward.accumulators for part in ir.walk(accumulator.body)}
     of_scores = ir.Name("qk") in parts and any(isinstance(part, ir.Apply) and part.op in _HIDDEN for part in parts)
-    moves = bool(plan.analysis.forward.passes[-1].pivots)
-    lean = of_scores and not moves and plan.analysis.support is None and is_lean(plan) and not keeps_rows(plan)
+    summed = not last.pivots or bool(last.carries)
+    lean = of_scores and summed and plan.analysis.support is None and is_lean(plan) and not keeps_rows(plan)
     return lean or is_steady(plan)
 
 
