@@ -125,12 +125,12 @@ class _Assembly:
     def hopper_text(self) -> ct.HopperText:
         forward = _Assembly(without_support(self.plan)).forward(self.printers.hopper, searching(self.printers.hopper))
         if has_pairs(self.plan):  # which the backward kernel doesn't bring
-            return hopper_text(forward, None)
+            return hopper_text(forward, None, self.plan.telling)
         plan = without_input_gradients(without_support(self.plan))
         key = _Assembly(plan).key(self.printers.hopper_keys, sums_by_keys(self.plan))
         rows, dq_factor = [value.name for value in self.row_values()], split_uniform(self.backward.dqk)[0]
         backward = backward_text(key, self.backward.dp, rows, _uniform_text(self.plan, dq_factor))
-        return hopper_text(forward, backward)
+        return hopper_text(forward, backward, self.plan.telling)
 
     def products(self) -> tuple[ct.Product, ...]:
         saved = (*self.plan.saved_rows, *self.plan.saved_accumulators)

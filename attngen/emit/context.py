@@ -186,12 +186,10 @@ class HopperWalk:
 
 @dataclass(frozen=True, slots=True)
 class TileStep:
-    """Formulas of a tile: the vectors of rows that they read, what else they take from outside, those of it that are
-    vectors of keys, lines, and a result."""
+    """Formulas of a tile: the vectors of rows that they read, what else they take from outside, lines, and a result."""
 
     rows: tuple[str, ...]
     given: tuple[str, ...]
-    columns: tuple[str, ...]
     lines: tuple[str, ...]
     result: str
 
@@ -229,7 +227,7 @@ class HopperBackward:
 class HopperText:
     """The kernels for Hopper. `uniform`: accumulators whose weight is the same for all pairs, which need no product.
     `at_end`: what the output alone needs. `solo`: there is also a forward of one warpgroup that loads itself.
-    `resting`: sums that tell whether pivots may rest, see `PassText.telling`, where there is one walk alone. `types`:
+    `resting`: sums that tell whether pivots may rest, see `OpPlan.telling`, where there is one walk alone. `types`:
     torch's names of the types of query, key and value that are served. There is no backward of inputs with a query and
     a key axis, nor of formulas that registers don't hold."""
 

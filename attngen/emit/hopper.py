@@ -55,8 +55,9 @@ def without_input_gradients(plan: OpPlan) -> OpPlan:
     return replace(plan, row_gradients=(), key_gradients=(), pair_gradients=())
 
 
-def hopper_text(forward: ForwardText, backward: HopperBackward | None) -> HopperText:
-    """Both are what printers for Hopper made of a plan that is served. A backward that doesn't fit is left out."""
+def hopper_text(forward: ForwardText, backward: HopperBackward | None, resting: tuple[str, ...]) -> HopperText:
+    """Both are what printers for Hopper made of a plan that is served. A backward that doesn't fit is left out.
+    `resting`: `OpPlan.telling`."""
     uniform = tuple(a for a in forward.passes[-1].accumulators if _is_uniform(a, forward.passes[-1]))
     backward_tiles = tiles(backward) if backward else ()
     return HopperText(
@@ -65,7 +66,7 @@ def hopper_text(forward: ForwardText, backward: HopperBackward | None) -> Hopper
         uniform=uniform,
         at_end=_beyond(forward.kernel, forward.passes),
         solo=_has_solo(forward, uniform),
-        resting=forward.passes[0].telling if len(forward.passes) == 1 else (),
+        resting=resting if len(forward.passes) == 1 else (),
         backward=backward if backward_tiles else None,
         types=_types(forward, uniform),
         tiles=_sharing(_tiles(forward, uniform), forward.passes),

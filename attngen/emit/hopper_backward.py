@@ -40,27 +40,27 @@ def backward_text(key: KeyText, dp: str, row_values: Iterable[str], dq_factor: s
     late = _depending((), tile, {dp})
     early = tuple(line for line in tile if line not in late)
     vectors = {*row_values, *_vectors(main), *map(computed, rows)}
-    outside = vectors, _columns(main)
-    weights, gradients = _step(early, main.weight, outside, {"qk"}), _step(late, main.dqk, outside, {dp})
+    weights, gradients = _step(early, main.weight, vectors, {"qk"}), _step(late, main.dqk, vectors, {dp})
     kept = tuple(name for name in gradients.given if name in {"qk", *map(computed, early)} - {main.weight})
     through = tuple(dict.fromkeys((*weights.rows, *gradients.rows)))
     before_rows = _leading_to((*rows, *through), main.outer)
     needed = read((*before_rows, *rows, *through))
     loaded = tuple(use for use in main.uses.inputs if f"{use.name}_in" in needed and use.level in ("uniform", "row"))
     values = tuple(name for name in row_values if name in needed)
-    early_to, is_apart = _order(weights, gradients, kept, len(through))
+    early_to, is_apart = _order(weights, gradients, kept, (len(through), len(_of_keys(main, weights, gradients))))
     early_beside_sums = min(early_to, EARLY_BESIDE_SUMS) if key.sums and through else early_to
     read_of_rows = before_rows, loaded, values, rows, through
     order = early_to, not _branches(weights, gradients), early_beside_sums, is_apart
     return HopperBackward(key, *read_of_rows, weights, gradients, kept, *order, dq_factor)
 
 
-def _order(weights: TileStep, gradients: TileStep, kept: tuple[str, ...], vectors: int) -> tuple[int, bool]:
-    """Up to which head dim the second product starts early; and whether it is beyond that awaited with nothing else."""
-    lines, waiting = len(weights.lines), len(_waiting(weights, gradients, kept))
-    if lines > MOST_LINES_EARLY or (waiting == MOST_WAITING[64] and vectors > MOST_VECTORS_EARLY):
+def _order(weights: TileStep, gradients: TileStep, kept: tuple[str, ...], vectors: tuple[int, int]) -> tuple[int, bool]:
+    """Up to which head dim the second product starts early; and whether it is beyond that awaited with nothing else.
+    `vectors` is how many of rows and of keys there are."""
+    lines, waiting, (of_rows, of_keys) = len(weights.lines), len(_waiting(weights, gradients, kept)), vectors
+    if lines > MOST_LINES_EARLY or (waiting == MOST_WAITING[64] and of_rows > MOST_VECTORS_EARLY):
         return 0, True
-    has_room = waiting < 2 and len(_of_keys(weights, gradients)) <= MOST_OF_KEYS_EARLY
+    has_room = waiting < 2 and of_keys <= MOST_OF_KEYS_EARLY
     if has_room and (not kept or (lines <= MOST_LINES_BESIDE and len(weights.rows) <= 1)):
         return 128, False
     return 64, waiting > 1 or lines >= MOST_LINES_BESIDE
@@ -71,9 +71,11 @@ def _waiting(weights: TileStep, gradients: TileStep, kept: tuple[str, ...]) -> s
     return {*kept} | {weights.result} & {*gradients.given}
 
 
-def _of_keys(weights: TileStep, gradients: TileStep) -> set[str]:
-    """Vectors of keys, which stay in registers all the time."""
-    return {*weights.columns, *gradients.columns}
+def _of_keys(main: Section, weights: TileStep, gradients: TileStep) -> set[str]:
+    """Vectors of keys that a tile's lines read; they stay in registers all the time."""
+    first = {"j", *(f"{use.name}_in" for use in main.uses.inputs if use.level == "key")}
+    vectors = first | {*map(computed, _depending((), main.outer, first))}
+    return vectors & {*weights.given, *gradients.given}
 
 
 def tiles(backward: HopperBackward) -> tuple[HopperTile, ...]:
@@ -88,7 +90,7 @@ def tiles(backward: HopperBackward) -> tuple[HopperTile, ...]:
 def _fits(backward: HopperBackward, head_dim: int) -> bool:
     weights, gradients = backward.weights, backward.gradients
     waiting = len(_waiting(weights, gradients, backward.kept))
-    beside = 2 * waiting + len(gradients.rows) + len(_of_keys(weights, gradients))
+    beside = 2 * waiting + len(gradients.rows) + len(_of_keys(backward.key.main, weights, gradients))
     most_lines = (MOST_LINES_SHARING if any(map(_SHARING.search, weights.lines)) else MOST_LINES)[head_dim]
     in_place = (
         len(weights.lines) <= most_lines and waiting <= MOST_WAITING[head_dim] and beside <= MOST_BESIDE[head_dim]
@@ -101,19 +103,13 @@ def _branches(weights: TileStep, gradients: TileStep) -> bool:
     return any(map(_BRANCHING.search, (*weights.lines, *gradients.lines)))
 
 
-def _step(lines: tuple[str, ...], result: str, outside: tuple[set[str], set[str]], own: set[str]) -> TileStep:
-    """What lines read beside `own` and what they compute themselves; `outside` are vectors of rows and of keys."""
-    known, (of_rows, of_keys) = {*own, *map(computed, lines)}, outside
+def _step(lines: tuple[str, ...], result: str, of_rows: set[str], own: set[str]) -> TileStep:
+    """What lines read beside `own` and what they compute themselves; `of_rows` are vectors of rows."""
+    known = {*own, *map(computed, lines)}
     read_there = [name for name in read((*lines, result)) if name not in known]
     rows = tuple(name for name in read_there if name in of_rows)
     given = tuple(name for name in read_there if name not in of_rows)
-    return TileStep(rows, given, tuple(name for name in given if name in of_keys), lines, result)
-
-
-def _columns(main: Section) -> set[str]:
-    """The vectors of keys that a tile's lines may read."""
-    first = {"j", *(f"{use.name}_in" for use in main.uses.inputs if use.level == "key")}
-    return first | {*map(computed, _depending((), main.outer, first))}
+    return TileStep(rows, given, lines, result)
 
 
 def _vectors(main: Section) -> set[str]:

@@ -135,8 +135,7 @@ class RootText:
 class PassText:
     """One pass over the keys. Lines `before` lead to the pivots' exponents, lines `after` need the new pivots.
 
-    A tile on which `support` is nowhere positive adds nothing to the accumulators. `telling` are the sums of the last
-    pass that say whether its pivots may rest, see `OpPlan.telling`; none of other passes.
+    A tile on which `support` is nowhere positive adds nothing to the accumulators.
     """
 
     outer: tuple[str, ...]
@@ -149,7 +148,6 @@ class PassText:
     uses: Uses
     root: RootText | None
     support: str
-    telling: tuple[str, ...]
 
 
 def input_level(spec_input: ir.Input) -> str:
@@ -279,7 +277,6 @@ class Scribe:
             lines.uses | root.uses if root else lines.uses,
             root,
             lines.tile.get(SUPPORT, ""),
-            self.plan.telling if accumulators else (),
         )
 
     def _root(self, root: Root, trial: Iterable[Carry | Pivot]) -> RootText:
